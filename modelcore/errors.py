@@ -1,0 +1,9 @@
+"""The one exception for problems that the person at the terminal can mend."""
+
+
+class InputError(ValueError):
+    """Something given by the user is wrong; the message is one line, and says what and where.
+
+    The command line and the pipeline print the message alone, without a traceback, and exit
+    non-zero. A message names the thing, its value, and what would be right.
+    """

@@ -1,0 +1,7 @@
+"""The decoder-only transformer: one architecture, of which GPT-2 and Llama are configurations."""
+
+from modelcore.gptx.config import GPTConfig
+from modelcore.gptx.kv_cache import KVCache
+from modelcore.gptx.transformer import GPT
+
+__all__ = ["GPT", "GPTConfig", "KVCache"]

@@ -1,0 +1,69 @@
+"""Causal self-attention with grouped key heads (Vaswani et al. 2017, Ainslie et al. 2023)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from modelcore.gptx.config import GPTConfig
+from modelcore.gptx.kv_cache import KVCache
+from modelcore.gptx.positions import apply_rope
+
+
+@dataclass(frozen=True)
+class AttentionInputs:
+    """What every block's attention shares in one forward pass, computed once.
+
+    Attributes:
+        cos: RoPE's cosines at the queries' positions, or None without RoPE; ``sin`` likewise.
+        mask: What SDPA takes as ``attn_mask``: boolean (True: visible) or a float bias; None where plain
+            causal order, or full sight of a single query, says it all.
+        causal: Whether SDPA's own causal order is wanted.
+        positions: (batch, time) slots of the cache to write to, or None without a cache.
+    """
+
+    cos: Tensor | None
+    sin: Tensor | None
+    mask: Tensor | None
+    causal: bool
+    positions: Tensor | None
+
+
+class Attention(nn.Module):
+    """Multi-head attention; queries, keys and values come from one fused projection."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.sizes = config.qkv_sizes
+        self.head_dim = config.head_dim
+        self.grouped = config.n_kv_heads != config.n_heads
+        self.dropout = config.dropout
+        self.qkv = nn.Linear(config.d_model, sum(self.sizes), bias=config.attention_bias)
+        self.out = nn.Linear(config.d_model, config.d_model, bias=config.attention_bias)
+
+    def forward(self, x: Tensor, inputs: AttentionInputs, cache: KVCache | None, layer: int) -> Tensor:
+        """Maps (batch, time, d_model) to the same shape, reading and extending ``cache`` if there is one."""
+        batch, time, _ = x.shape
+        q, k, v = (
+            part.view(batch, time, -1, self.head_dim).transpose(1, 2)  # (B, heads, T, D)
+            for part in self.qkv(x).split(self.sizes, dim=-1)
+        )
+        if inputs.cos is not None and inputs.sin is not None:
+            q = apply_rope(q, inputs.cos, inputs.sin)
+            k = apply_rope(k, inputs.cos, inputs.sin)
+        if cache is not None and inputs.positions is not None:
+            k, v = cache.write(layer, k, v, inputs.positions)  # (B, kv heads, S, D)
+            k, v = k.to(q.dtype), v.to(q.dtype)
+        y = F.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=inputs.mask,
+            dropout_p=self.dropout if self.training else 0.0,
+            is_causal=inputs.causal,
+            enable_gqa=self.grouped,
+        )  # (B, heads, T, D)
+        return cast(Tensor, self.out(y.transpose(1, 2).reshape(batch, time, -1)))

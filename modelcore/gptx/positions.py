@@ -1,0 +1,70 @@
+"""Position schemes: rotary embedding and attention with linear biases.
+
+RoPE follows Su et al. 2021 (RoFormer) in the half-split layout that Llama checkpoints use: channel i is
+paired with channel i + D/2. ALiBi follows Press et al. 2022. Learned positions are a plain
+embedding table and live in the transformer itself.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def rope_tables(head_dim: int, length: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of RoPE's angles, each (length, head_dim / 2) in fp32.
+
+    Pair i at position p turns by p · theta^(-2i / head_dim) radians.
+    """
+    inverse = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)  # (D/2,)
+    angles = torch.outer(torch.arange(length, dtype=torch.float32), inverse)  # (length, D/2)
+    return angles.cos(), angles.sin()
+
+
+def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotates each pair of channels of ``x`` by its position's angle.
+
+    Args:
+        x: (batch, heads, time, head_dim).
+        cos: (time, head_dim / 2), or (batch, 1, time, head_dim / 2) where rows differ in position.
+        sin: Like ``cos``.
+
+    Returns:
+        The rotated tensor, in ``x``'s shape and dtype; the rotation itself is done in the tables' dtype.
+    """
+    first, second = x.chunk(2, dim=-1)
+    rotated = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    return rotated.to(x.dtype)
+
+
+def alibi_slopes(n_heads: int) -> Tensor:
+    """The slope of each head, (n_heads,) in fp32: a geometric sequence from 2^(-8/n) down to 2^-8.
+
+    For a number of heads that is no power of two, the slopes of the next lower power come first, then
+    every second slope of the next higher one, as in the paper's own code.
+    """
+
+    def power_of_two(n: int) -> list[float]:
+        return [2.0 ** (-8.0 * (i + 1) / n) for i in range(n)]
+
+    lower = 2 ** math.floor(math.log2(n_heads))
+    slopes = power_of_two(lower) + power_of_two(2 * lower)[0::2][: n_heads - lower]
+    return torch.tensor(slopes, dtype=torch.float32)
+
+
+def alibi_bias(slopes: Tensor, query_positions: Tensor, key_positions: Tensor) -> Tensor:
+    """The bias -slope · (query position - key position), to be added to the scores.
+
+    Args:
+        slopes: (heads,).
+        query_positions: (batch, queries) or (1, queries), in tokens.
+        key_positions: (keys,), in tokens.
+
+    Returns:
+        (batch, heads, queries, keys); 0 where the key stands at the query's own position. Keys after the query
+        get a positive value and must be masked by the caller.
+    """
+    distance = query_positions[:, :, None] - key_positions  # (B, T, S)
+    return -slopes[None, :, None, None] * distance[:, None].to(slopes.dtype)

@@ -1,0 +1,153 @@
+"""The decoder: embedding, pre-norm blocks, final norm, head (Radford et al. 2019, Touvron et al. 2023)."""
+
+from __future__ import annotations
+
+import math
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from modelcore.errors import InputError
+from modelcore.gptx.attention import Attention, AttentionInputs
+from modelcore.gptx.config import GPTConfig
+from modelcore.gptx.feedforward import FeedForward
+from modelcore.gptx.kv_cache import KVCache
+from modelcore.gptx.norms import build_norm
+from modelcore.gptx.positions import alibi_bias, alibi_slopes, rope_tables
+
+
+class Block(nn.Module):
+    """Attention, then feed-forward, each normalized before and added to the residual stream after."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.attention_norm = build_norm(config)
+        self.attention = Attention(config)
+        self.feedforward_norm = build_norm(config)
+        self.feedforward = FeedForward(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, x: Tensor, inputs: AttentionInputs, cache: KVCache | None, layer: int) -> Tensor:
+        """Maps (batch, time, d_model) to the same shape."""
+        x = x + self.dropout(self.attention(self.attention_norm(x), inputs, cache, layer))
+        return cast(Tensor, x + self.dropout(self.feedforward(self.feedforward_norm(x))))
+
+
+class GPT(nn.Module):
+    """A decoder-only language model of the shape that ``config`` gives.
+
+    Weights are drawn from N(0, 0.02), the two projections into the residual stream scaled down by
+    sqrt(2 · n_layers), biases zero: GPT-2's initialization. They come from torch's global generator;
+    seed it first for a model that can be made again.
+    """
+
+    cos: Tensor | None
+    sin: Tensor | None
+    slopes: Tensor | None
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.position_embedding = (
+            nn.Embedding(config.context_length, config.d_model) if config.positions == "learned" else None
+        )
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
+        self.norm = build_norm(config)
+        self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.apply(self._initialize)
+        for name, parameter in self.named_parameters():
+            if name.endswith(("attention.out.weight", "feedforward.down.weight")):
+                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * config.n_layers))
+        if config.tie_embeddings:
+            self.head.weight = self.embedding.weight
+        cos = sin = slopes = None
+        if config.positions == "rope":
+            cos, sin = rope_tables(config.head_dim, config.context_length, config.rope_theta)
+        elif config.positions == "alibi":
+            slopes = alibi_slopes(config.n_heads)
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
+        self.register_buffer("slopes", slopes, persistent=False)
+
+    @staticmethod
+    def _initialize(module: nn.Module) -> None:
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+        if isinstance(module, nn.Linear) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self.embedding.weight.device
+
+    def forward(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
+        """The logits of the next token after each position.
+
+        Args:
+            tokens: (batch, time) int64 ids.
+            cache: If given, ``tokens`` follow what it holds. Their keys and values are written to it, but they
+                count only once the caller says how many with :meth:`KVCache.advance`.
+
+        Returns:
+            (batch, time, vocab_size), in the parameters' dtype.
+
+        Raises:
+            InputError: If ``tokens`` is no (batch, time) matrix of int64 or does not fit the context.
+        """
+        return cast(Tensor, self.head(self.hidden(tokens, cache)))
+
+    def hidden(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
+        """The normalized states that the head reads, (batch, time, d_model); arguments as in :meth:`forward`."""
+        inputs, positions = self._inputs(tokens, cache)
+        x = self.embedding(tokens)  # (B, T, d_model)
+        if self.position_embedding is not None:
+            x = x + self.position_embedding(positions)
+        x = self.dropout(x)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, inputs, cache, layer)
+        return cast(Tensor, self.norm(x))
+
+    def _inputs(self, tokens: Tensor, cache: KVCache | None) -> tuple[AttentionInputs, Tensor]:
+        """What all blocks share, and the positions of ``tokens``, (batch, time) or (1, time)."""
+        if tokens.dim() != 2 or tokens.dtype != torch.long:
+            raise InputError(
+                f"tokens have shape {tuple(tokens.shape)} and type {tokens.dtype}; "
+                "a (batch, time) matrix of torch.int64 is needed"
+            )
+        time = tokens.shape[1]
+        if not 1 <= time <= self.config.context_length:
+            raise InputError(
+                f"{time} tokens do not fit the model's context of {self.config.context_length}; "
+                "give at least one and at most that many"
+            )
+        if cache is None:
+            positions = torch.arange(time, device=tokens.device)[None]  # (1, T)
+            cos, sin = (None, None) if self.cos is None or self.sin is None else (self.cos[:time], self.sin[:time])
+            mask, causal = None, True
+            if self.slopes is not None:
+                mask, causal = self._mask(positions, time), False
+            return AttentionInputs(cos, sin, mask, causal, None), positions
+
+        positions = cache.positions(time)  # (B, T)
+        cos = sin = None
+        if self.cos is not None and self.sin is not None:
+            cos, sin = self.cos[positions][:, None], self.sin[positions][:, None]  # (B, 1, T, D/2)
+        mask = self._mask(positions, cache.longest + time)
+        return AttentionInputs(cos, sin, mask, False, positions), positions
+
+    def _mask(self, positions: Tensor, n_keys: int) -> Tensor:
+        """Which of the first ``n_keys`` positions each query sees: boolean, or ALiBi's bias with -inf.
+
+        Returns:
+            (batch, 1, time, n_keys) boolean, or (batch, heads, time, n_keys) in the parameters' dtype.
+        """
+        keys = torch.arange(n_keys, device=positions.device)
+        visible = keys <= positions[:, None, :, None]  # (B, 1, T, S)
+        if self.slopes is None:
+            return visible
+        bias = alibi_bias(self.slopes, positions, keys)  # (B, heads, T, S)
+        return bias.masked_fill(~visible, float("-inf")).to(self.embedding.weight.dtype)

@@ -1,0 +1,19 @@
+"""Log lines one can grep: time in UTC, level, message, on standard error."""
+
+import logging
+import sys
+import time
+
+
+def configure(level: int = logging.INFO) -> None:
+    """Sends log records of modelcore to standard error; does nothing where a handler is set already."""
+    logger = logging.getLogger("modelcore")
+    if logger.handlers:
+        return
+    handler = logging.StreamHandler(sys.stderr)
+    formatter = logging.Formatter("%(asctime)sZ %(levelname)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S")
+    formatter.converter = time.gmtime
+    handler.setFormatter(formatter)
+    logger.addHandler(handler)
+    logger.setLevel(level)
+    logger.propagate = False
