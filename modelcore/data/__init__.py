@@ -1,1 +1,1 @@
-"""data"""
+"""From files of text to training batches: reading, validation, token shards, and the loader."""

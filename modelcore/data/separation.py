@@ -1,0 +1,122 @@
+"""Parting a corpus: clean documents from bad ones, and text to train on from text held out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from modelcore.data.corpus import CorpusWriter, read_documents
+from modelcore.data.facts import collect_facts, document_id
+from modelcore.data.heldout import ENOUGH_DOCUMENTS, Overlap, choose_documents, cut_tail
+from modelcore.data.quarantine import Quarantine
+from modelcore.data.sources import Record, read_records
+from modelcore.data.validation import Validator, Verdict
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Chosen = Literal["given", "whole documents", "end of each document"]
+
+
+@dataclass(frozen=True)
+class Separated:
+    """What was written where.
+
+    Attributes:
+        documents: Documents read.
+        train: The finished writer of the training documents: how many, how many bytes, their digest.
+        heldout: The same for the held-out documents.
+        chosen: How the held-out text was found.
+    """
+
+    documents: int
+    train: CorpusWriter
+    heldout: CorpusWriter
+    chosen: Chosen
+
+
+def separate(
+    corpus: Path,
+    heldout: Path | None,
+    *,
+    text_field: str,
+    heldout_fraction: float,
+    validator: Validator,
+    train_out: Path,
+    heldout_out: Path,
+    quarantine: Quarantine,
+    scratch: Path,
+) -> Separated:
+    """Validates both texts and writes each document where it belongs.
+
+    The corpus is read twice, once for the facts that the rules look at and once to part the clean from the bad: so no
+    text is kept in memory. Held-out text that is part of the corpus is set apart first and then validated like text
+    that was given, so that the rule about contamination holds for both.
+
+    Args:
+        corpus: Text to train on.
+        heldout: Text to evaluate on, or None to hold out part of the corpus.
+        text_field: Field (.jsonl) or column (.parquet) that holds the text.
+        heldout_fraction: How much of the corpus to hold out.
+        validator: Judges the documents.
+        train_out: An existing folder for the clean training documents.
+        heldout_out: An existing folder for the clean held-out documents.
+        quarantine: Takes the bad documents.
+        scratch: An existing, empty folder.
+
+    Raises:
+        InputError: If a path holds nothing that can be read.
+    """
+    facts = collect_facts(read_records(corpus, text_field))
+    verdict = validator.validate("training corpus", facts)
+    clean = facts[~facts["document"].isin(list(verdict.faults))]
+    chosen: Chosen = "given" if heldout is not None else "end of each document"
+    apart: set[str] = set()
+    if heldout is None and len(clean) >= ENOUGH_DOCUMENTS:
+        chosen, apart = "whole documents", _documents_apart(clean, heldout_fraction)
+    with CorpusWriter(train_out) as train, CorpusWriter(scratch) as candidates:
+        for record, text in _clean(read_records(corpus, text_field), verdict, "train", quarantine):
+            if chosen == "end of each document":
+                body, tail = cut_tail(text, heldout_fraction)
+                train.write(body, record.source, record.row)
+                if tail.strip():
+                    candidates.write(tail, record.source, record.row)
+            else:
+                (candidates if document_id(record) in apart else train).write(text, record.source, record.row)
+
+    def heldout_records() -> Iterator[Record]:
+        if heldout is not None:
+            yield from read_records(heldout, text_field)
+        else:
+            for text, source, row in read_documents(scratch):
+                yield Record(source, row, len(text.encode()), text)
+
+    overlap = Overlap(
+        (record.text for record in heldout_records() if record.text is not None),
+        (text for text, _, _ in read_documents(train_out)),
+    )
+    verdict = validator.validate("held-out text", collect_facts(heldout_records(), overlap))
+    with CorpusWriter(heldout_out) as held:
+        for record, text in _clean(heldout_records(), verdict, "heldout", quarantine):
+            held.write(text, record.source, record.row)
+    documents = len(facts) + (verdict.documents if heldout is not None else 0)
+    return Separated(documents, train, held, chosen)
+
+
+def _documents_apart(clean: pd.DataFrame, fraction: float) -> set[str]:
+    digests = choose_documents(clean["sha256"], fraction)
+    return set(clean.loc[clean["sha256"].isin(list(digests)), "document"])
+
+
+def _clean(
+    records: Iterator[Record], verdict: Verdict, part: str, quarantine: Quarantine
+) -> Iterator[tuple[Record, str]]:
+    """The clean records with their texts; the others go to the quarantine."""
+    for record in records:
+        faults = verdict.faults.get(document_id(record), [])
+        if record.text is None or faults:
+            quarantine.write(part, record, faults)
+        else:
+            yield record, record.text

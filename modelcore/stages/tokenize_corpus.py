@@ -1,0 +1,69 @@
+"""The stage tokenize_corpus: clean documents and a tokenizer in, a token folder out."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from modelcore.data.shards import open_split, write_tokens
+from modelcore.data.sources import read_texts
+from modelcore.errors import InputError
+from modelcore.stages.stage import Stage, StageSummary
+from modelcore.tokenizers import Tokenizer
+
+
+def tokenize_corpus(
+    *,
+    corpus: Path | str,
+    heldout: Path | str,
+    tokenizer: Path | str,
+    out: Path | str,
+    summary: Path | None = None,
+) -> StageSummary:
+    """Turns training and held-out documents into token shards that training maps into memory.
+
+    Args:
+        corpus: Training documents: a file or a folder of .txt, .jsonl (field ``text``) or .parquet (column ``text``).
+        heldout: Documents to evaluate on, in the same forms.
+        tokenizer: A folder with tokenizer.model, or that file; a copy of it goes into ``out``.
+        out: The token folder; see :mod:`modelcore.data.shards` for its layout.
+        summary: Where to write the stage's summary.
+
+    Raises:
+        InputError: If a path does not exist, a document cannot be read, or a corpus holds no text.
+    """
+    corpus, heldout, tokenizer, out = Path(corpus), Path(heldout), Path(tokenizer), Path(out)
+    with Stage("tokenize_corpus", {}, summary=summary) as stage:
+        for path in (corpus, heldout, tokenizer):
+            if not path.exists():
+                raise InputError(f"{path} does not exist")
+        outputs = {"tokens": out}
+        if not stage.restore(outputs, inputs=[corpus, heldout, tokenizer]):
+            started = time.monotonic()
+            write_tokens(out, Tokenizer.load(tokenizer), train=read_texts(corpus), heldout=read_texts(heldout))
+            seconds = time.monotonic() - started
+            train, held = open_split(out, "train"), open_split(out, "heldout")
+            stage.results.update(
+                vocab_size=train.vocab_size,
+                train_documents=train.n_documents,
+                train_tokens=train.n_tokens,
+                train_bytes=train.n_bytes,
+                train_digest=train.digest,
+                heldout_documents=held.n_documents,
+                heldout_tokens=held.n_tokens,
+                heldout_bytes=held.n_bytes,
+                heldout_digest=held.digest,
+                bytes_per_token=round(train.n_bytes / train.n_tokens, 4),
+                heldout_bytes_per_token=round(held.n_bytes / held.n_tokens, 4),
+                mb_per_second=round((train.n_bytes + held.n_bytes) / 1e6 / seconds, 2),
+            )
+            stage.keep(outputs)
+        for part, source, context in (("train", corpus, "training"), ("heldout", heldout, "evaluation")):
+            stage.run.log_dataset(
+                name=f"{part} tokens",
+                source=str(source),
+                digest=stage.results[f"{part}_digest"],
+                rows=stage.results[f"{part}_documents"],
+                context=context,
+            )
+    return stage.summary
