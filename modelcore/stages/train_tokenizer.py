@@ -1,0 +1,102 @@
+"""The stage that fits a tokenizer to the corpus."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args
+
+from modelcore.atomic import atomic_directory, write_json
+from modelcore.errors import InputError
+from modelcore.stages.stage import Stage, StageSummary
+from modelcore.tokenizers.sentencepiece_file import NORMAL, Algorithm
+from modelcore.tokenizers.tokenizer import Tokenizer
+
+DEFAULT_VOCAB_SIZE = 2048
+DEFAULT_ALGORITHM: Algorithm = "bpe"
+DEFAULT_SEED = 0
+
+# A tokenizer has no context length of its own; the exported model's folder states the model's.
+_NO_LENGTH_LIMIT = 10**9
+
+
+def train_tokenizer(
+    *,
+    corpus: Path | str,
+    out: Path | str,
+    vocab_size: int = DEFAULT_VOCAB_SIZE,
+    algorithm: Algorithm = DEFAULT_ALGORITHM,
+    seed: int = DEFAULT_SEED,
+    summary: Path | None = None,
+) -> StageSummary:
+    """Fits a SentencePiece vocabulary to a corpus.
+
+    Args:
+        corpus: Folder of .txt, .jsonl or .parquet files, as validate_data leaves it.
+        out: Folder to write: ``tokenizer.model``, the Hugging Face files ``tokenizer.json`` and
+            ``tokenizer_config.json``, and ``report.json``.
+        vocab_size: Number of token ids, 4 special ones and 256 bytes included.
+        algorithm: ``unigram`` or ``bpe``.
+        seed: Decides which passages are drawn where the corpus is larger than the training takes.
+        summary: Where to write the stage's summary.
+
+    Returns:
+        The summary: ``vocab_size``, ``bytes_per_token`` on the corpus (of a large one, on its first part),
+        ``corpus_bytes``, ``sampled_bytes``, ``training_seconds`` and ``digest``; the series ``token_lengths`` counts
+        the pieces of each length in characters.
+
+    Raises:
+        InputError: If the corpus holds no text, the vocabulary does not fit it, or an argument is out of range.
+    """
+    corpus, out = Path(corpus), Path(out)
+    parameters = {"vocab_size": vocab_size, "algorithm": algorithm, "seed": seed}
+    with Stage("train_tokenizer", {**parameters}, summary=summary) as stage:
+        if algorithm not in get_args(Algorithm):
+            raise InputError(f"algorithm is {algorithm!r}; it must be one of: {', '.join(get_args(Algorithm))}")
+        if not stage.restore({"tokenizer": out}, inputs=[corpus]):
+            with atomic_directory(out) as folder:
+                _train(stage, corpus, folder, vocab_size, algorithm, seed)
+            stage.keep({"tokenizer": out})
+        if stage.run.run_id is not None:
+            from modelcore.charts import token_lengths
+
+            stage.run.log_figure(token_lengths(stage.series["token_lengths"]), "token_lengths.png")
+            stage.run.log_path(out, "tokenizer")
+    return stage.summary
+
+
+def _train(stage: Stage, corpus: Path, folder: Path, vocab_size: int, algorithm: Algorithm, seed: int) -> None:
+    from modelcore.data.sources import read_texts
+    from modelcore.tokenizers.huggingface import export_huggingface
+    from modelcore.tokenizers.training import MAX_SAMPLE_BYTES, train_sentencepiece
+
+    started = time.perf_counter()
+    training = train_sentencepiece(read_texts(corpus), folder, vocab_size=vocab_size, algorithm=algorithm, seed=seed)
+    seconds = time.perf_counter() - started
+    tokenizer = Tokenizer.load(folder)
+    export_huggingface(tokenizer, folder, context_length=_NO_LENGTH_LIMIT)
+    lengths = Counter(len(piece.text) for piece in tokenizer.model.pieces if piece.kind == NORMAL)
+    stage.series["token_lengths"] = {"length": sorted(lengths), "count": [lengths[n] for n in sorted(lengths)]}
+    stage.results.update(
+        vocab_size=tokenizer.vocab_size,
+        bytes_per_token=_bytes_per_token(tokenizer, read_texts(corpus), MAX_SAMPLE_BYTES),
+        corpus_bytes=training.corpus_bytes,
+        sampled_bytes=training.sampled_bytes,
+        digest=tokenizer.digest,
+    )
+    # Without the time it took: the same corpus gives the same folder, so later stages find their cached results.
+    write_json(folder / "report.json", {"algorithm": algorithm, "seed": seed, **stage.results, **stage.series})
+    stage.results["training_seconds"] = round(seconds, 2)
+
+
+def _bytes_per_token(tokenizer: Tokenizer, texts: Iterator[str], limit: int) -> float:
+    """UTF-8 bytes that a token stands for on average, over the texts until ``limit`` bytes are passed."""
+    n_bytes = n_tokens = 0
+    for text in texts:
+        n_bytes += len(text.encode())
+        n_tokens += len(tokenizer.encode(text))
+        if n_bytes > limit:
+            break
+    return round(n_bytes / n_tokens, 4)
