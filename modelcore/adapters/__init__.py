@@ -1,1 +1,6 @@
-"""adapters"""
+"""Low-rank adapters: training them, keeping them in PEFT's format, merging them into their base."""
+
+from modelcore.adapters.lora import LoRAConfig, add_lora, lora_parameters, merge
+from modelcore.adapters.peft_format import load_adapter, save_adapter
+
+__all__ = ["LoRAConfig", "add_lora", "load_adapter", "lora_parameters", "merge", "save_adapter"]

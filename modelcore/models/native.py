@@ -1,0 +1,230 @@
+"""The project's own model folder: ``config.json``, ``model.safetensors`` and ``tokenizer.model``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from modelcore.atomic import write_json
+from modelcore.errors import InputError
+from modelcore.gptx import GPT, GPTConfig
+
+FORMAT = "modelcore"
+VERSION = 1
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+TOKENIZER_FILE = "tokenizer.model"
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def save_model(folder: Path, model: GPT, tokenizer_model: Path | None) -> None:
+    """Writes a model into ``folder``, in the dtype that its parameters have.
+
+    A tied head is stored once, as the embedding. The folder is usually the temporary one of
+    :func:`modelcore.atomic.atomic_directory`, so that a reader never meets half a model.
+
+    Args:
+        folder: An existing folder.
+        model: The model, on any device.
+        tokenizer_model: The SentencePiece model to copy beside the weights, or None for a model without one.
+
+    Raises:
+        ValueError: If the model holds adapters; merge them first.
+    """
+    folder = Path(folder)
+    if model.state_dict().keys() != empty_model(model.config).state_dict().keys():
+        raise ValueError("the model has parameters beyond its configuration's; merge its adapters before saving")
+    state = model.state_dict()
+    tensors = {name: state[name].detach().cpu().contiguous() for name in tensor_shapes(model)}
+    write_json(folder / CONFIG_FILE, {"format": FORMAT, "version": VERSION, "model": model.config.to_dict()})
+    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    if tokenizer_model is not None:
+        shutil.copyfile(tokenizer_model, folder / TOKENIZER_FILE)
+
+
+def load_model(folder: Path, device: torch.device | str = "cpu") -> GPT:
+    """Reads what :func:`save_model` wrote: the model in evaluation mode, in the dtype stored.
+
+    The weights are mapped from the file, not copied, as long as they stay on the CPU and nobody writes to them.
+
+    Raises:
+        InputError: If the folder is no native model, of a newer version, or its weights are truncated, of another
+            shape, or not the ones its configuration asks for.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    model = empty_model(config)
+    tensors = map_tensors(folder / WEIGHTS_FILE)
+    check_tensors(folder / WEIGHTS_FILE, tensors, tensor_shapes(model))
+    return fill_model(model, tensors).to(device)
+
+
+def read_config(folder: Path) -> GPTConfig:
+    """The configuration of the native model in ``folder``.
+
+    Raises:
+        InputError: If there is none, it is of a newer version, or a field is wrong.
+    """
+    path = Path(folder) / CONFIG_FILE
+    fields = read_json(path)
+    if fields.get("format") != FORMAT:
+        raise InputError(f"{path} does not describe a modelcore model (its format is {fields.get('format')!r})")
+    version = fields.get("version")
+    if version != VERSION:
+        raise InputError(f"{path} has format version {version!r}; this program reads version {VERSION}")
+    if not isinstance(fields.get("model"), dict):
+        raise InputError(f"{path} has no 'model' section with the model's sizes")
+    try:
+        return GPTConfig.from_dict(fields["model"])
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    except TypeError as error:
+        raise InputError(f"{path}: a model field has the wrong type ({error})") from error
+
+
+def tokenizer_path(folder: Path) -> Path:
+    """The SentencePiece model of the native model in ``folder``.
+
+    Raises:
+        InputError: If it has none.
+    """
+    path = Path(folder) / TOKENIZER_FILE
+    if not path.is_file():
+        raise InputError(f"{folder} has no {TOKENIZER_FILE}; a model folder holds the tokenizer it was trained with")
+    return path
+
+
+def weights_digest(folder: Path) -> str:
+    """SHA-256 of the weights file of the native model in ``folder``, in hexadecimal: what an adapter belongs to.
+
+    Raises:
+        InputError: If there is none.
+    """
+    path = Path(folder) / WEIGHTS_FILE
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{path} is missing") from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in the file ``path``.
+
+    Raises:
+        InputError: If the file is missing or holds no JSON object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{path} is missing") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is no JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path} holds a JSON {type(value).__name__}; an object is needed")
+    return value
+
+
+def map_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file, by name, mapped into memory: a page is read when it is first used.
+
+    Raises:
+        InputError: If the file is missing, truncated or no safetensors file.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no mapping)
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{path} is missing") from None
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path} is truncated or no safetensors file: {error}") from None
+
+
+def check_tensors(source: Path, tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> None:
+    """Compares a file's tensors with what the model needs.
+
+    Args:
+        source: Where they come from, for the message.
+        tensors: The tensors found, by name.
+        expected: The shape of each tensor needed.
+
+    Raises:
+        InputError: Naming the first tensors that are missing, unexpected, of another shape, or not all of one
+            floating-point type.
+    """
+    if missing := expected.keys() - tensors.keys():
+        raise InputError(f"{source} lacks {len(missing)} of the tensors needed: {_some(missing)}")
+    if unexpected := tensors.keys() - expected.keys():
+        raise InputError(f"{source} has {len(unexpected)} tensors that match nothing in the model: {_some(unexpected)}")
+    first_name, first = next(iter(tensors.items()))
+    for name, tensor in tensors.items():
+        if tuple(tensor.shape) != expected[name]:
+            raise InputError(f"{source}: {name} has shape {tuple(tensor.shape)}; {expected[name]} is needed")
+        if tensor.dtype not in _DTYPES:
+            raise InputError(f"{source}: {name} is {tensor.dtype}; weights must be float32, bfloat16 or float16")
+        if tensor.dtype != first.dtype:
+            raise InputError(f"{source}: {name} is {tensor.dtype}, {first_name} is {first.dtype}; one type is needed")
+
+
+def empty_model(config: GPTConfig) -> GPT:
+    """A model whose weights are still memory nobody has touched; no random number is drawn.
+
+    Raises:
+        InputError: If not even that fits the address space: the configuration is wrong, or the machine too small.
+    """
+    try:
+        with _WithoutInitialization():
+            return GPT(config)
+    except RuntimeError as error:  # the allocator's
+        raise InputError(f"a model of {config.num_params():,} parameters does not fit into memory") from error
+
+
+def tensor_shapes(model: GPT) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of what is stored of a model: all its parameters, but a tied head."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    if model.config.tie_embeddings:
+        del shapes["head.weight"]
+    return shapes
+
+
+def fill_model(model: GPT, tensors: dict[str, Tensor]) -> GPT:
+    """Makes ``tensors`` the model's parameters, without copying, and sets it to evaluation mode.
+
+    Args:
+        model: From :func:`empty_model`.
+        tensors: Every parameter by name, in the right shape; ``head.weight`` left out if it is tied.
+    """
+    tied = model.config.tie_embeddings
+    model.load_state_dict(tensors | ({"head.weight": tensors["embedding.weight"]} if tied else {}), assign=True)
+    if tied:  # assigning made two parameters of the one tensor
+        model.head.weight = model.embedding.weight
+    return model.eval()
+
+
+class _WithoutInitialization(TorchFunctionMode):
+    """Leaves out the drawing of random weights that are about to be replaced."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        return kwargs["tensor"] if getattr(func, "__module__", None) == "torch.nn.init" else func(*args, **kwargs)
+
+
+def _some(names: Iterable[str]) -> str:
+    """The first three names, and how many more there are."""
+    ordered = sorted(names)
+    rest = f" and {len(ordered) - 3} more" if len(ordered) > 3 else ""
+    return ", ".join(ordered[:3]) + rest

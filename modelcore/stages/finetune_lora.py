@@ -1,0 +1,198 @@
+"""Tuning: a model and pairs of prompt and reply in, a LoRA adapter in PEFT's format out."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from modelcore.adapters import LoRAConfig, add_lora, lora_parameters, save_adapter
+from modelcore.adapters.replies import ReplyBatches, reply_loss
+from modelcore.atomic import atomic_directory
+from modelcore.data.instructions import Example, load_instructions
+from modelcore.errors import InputError
+from modelcore.gptx import GPT
+from modelcore.inference import SamplingConfig, generate
+from modelcore.models import load_model, tokenizer_path
+from modelcore.stages.stage import Stage, StageSummary
+from modelcore.storage import localize
+from modelcore.tokenizers import Tokenizer
+from modelcore.training import TrainingSettings, train
+
+DEFAULT_RANK = 8
+DEFAULT_ALPHA = 16.0
+DEFAULT_DROPOUT = 0.0
+DEFAULT_STEPS = 200
+DEFAULT_BATCH_SIZE = 16
+DEFAULT_LEARNING_RATE = 5e-3
+
+HELDOUT_EVERY = 20
+"""Every so many-th pair is not learned from, but measured on."""
+
+WARMUP_FRACTION = 0.1
+LOG_EVERY = 5
+
+_Column = TypeVar("_Column")
+
+# Replies generated to see whether the model ends them, and how long it is given to.
+_ENDINGS, _ENDING_TOKENS = 16, 64
+
+
+def finetune_lora(
+    *,
+    checkpoint: Path | str,
+    instructions: Path | str,
+    out: Path | str,
+    rank: int = DEFAULT_RANK,
+    alpha: float = DEFAULT_ALPHA,
+    dropout: float = DEFAULT_DROPOUT,
+    target_modules: str = "",
+    steps: int = DEFAULT_STEPS,
+    batch_size: int = DEFAULT_BATCH_SIZE,
+    learning_rate: float = DEFAULT_LEARNING_RATE,
+    seed: int = 0,
+    summary: Path | None = None,
+) -> StageSummary:
+    """Tunes a model on pairs of prompt and reply; its own weights, head and embeddings stay as they are.
+
+    The loss is that of the replies' tokens alone, the end of the text among them. AdamW without weight decay; the rate
+    rises over a tenth of the steps and falls to zero along a line. On a CPU the same seed gives the same bytes.
+
+    Args:
+        checkpoint: A native model folder with its tokenizer.
+        instructions: A .jsonl file of objects with ``prompt`` and ``response``, at a path or s3:// address.
+        out: The adapter's folder, in PEFT's format; replaced when the new one is complete.
+        rank: Rank of the corrections.
+        alpha: They are scaled by alpha / rank.
+        dropout: Probability of dropping an input of a correction while training.
+        target_modules: Which layers to adapt, in PEFT's names with commas between, such as ``q_proj,v_proj``. "":
+            every linear layer of every block.
+        steps: Optimizer steps; as many epochs as they make, the last one cut off.
+        batch_size: Pairs a step.
+        learning_rate: Peak learning rate.
+        seed: Decides the adapter's start, the order of the pairs, and dropout.
+        summary: File to write the stage's summary to.
+
+    Returns:
+        The summary. ``results`` has ``final_loss``; ``heldout_reply_loss_before`` and ``_after``, nats a token on pairs
+        not learned from; ``replies_ended``, the share of their greedy replies that the tuned model ends by itself;
+        and counts. ``series["loss_curve"]`` has the curves.
+
+    Raises:
+        InputError: If the checkpoint or a pair is damaged, there are fewer than two pairs that fit the model's context,
+            or a setting is out of range.
+    """
+    checkpoint, out, instructions = Path(checkpoint), Path(out), str(instructions)
+    parameters: dict[str, str | int | float | bool | None] = {
+        "instructions": instructions,
+        "rank": rank,
+        "alpha": alpha,
+        "dropout": dropout,
+        "target_modules": target_modules,
+        "steps": steps,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "seed": seed,
+    }
+    with Stage("finetune_lora", parameters, summary=summary) as stage:
+        targets = tuple(name.strip() for name in target_modules.split(",") if name.strip())
+        lora = LoRAConfig(rank=rank, alpha=alpha, dropout=dropout, targets=targets)
+        model = load_model(checkpoint)
+        tokenizer = Tokenizer.load(tokenizer_path(checkpoint))
+        context = model.config.context_length
+        settings = TrainingSettings(
+            steps=steps,
+            batch_size=batch_size,
+            sequence_length=context,
+            learning_rate=learning_rate,
+            weight_decay=0.0,
+            warmup_steps=round(WARMUP_FRACTION * steps),
+            schedule="linear",
+            final_fraction=0.0,
+            log_every=LOG_EVERY,
+            seed=seed,
+            compile=False,  # every batch has another length
+        )
+        if tokenizer.vocab_size != model.config.vocab_size:
+            raise InputError(
+                f"{checkpoint} has a tokenizer of {tokenizer.vocab_size} tokens and a model of "
+                f"{model.config.vocab_size}; they do not belong together"
+            )
+        with tempfile.TemporaryDirectory() as scratch:
+            pairs = load_instructions(localize(instructions, Path(scratch) / "instructions"), tokenizer, context)
+        learned, heldout = split_pairs(pairs.examples)
+        stage.run.log_dataset(
+            name="instructions", source=instructions, digest=pairs.digest, rows=len(pairs.examples), context="tuning"
+        )
+
+        model.to("cuda" if torch.cuda.is_available() else "cpu")
+        before = reply_loss(model, heldout, batch_size, tokenizer.pad_id)
+        torch.manual_seed(seed)
+        add_lora(model, lora)
+        batches = ReplyBatches(learned, batch_size, tokenizer.pad_id, seed)
+        history = train(
+            model,
+            batches,
+            settings,
+            bytes_per_token=reply_bytes_per_token(learned, tokenizer),
+            report=lambda step, metrics: stage.run.log_metrics(_without_mfu(metrics), step),
+            name="finetune_lora",
+        )
+        after = reply_loss(model, heldout, batch_size, tokenizer.pad_id)
+        stage.series["loss_curve"] = _without_mfu(history.loss_curve)
+        stage.results.update(
+            final_loss=history.loss_curve["loss"][-1],
+            heldout_reply_loss_before=before,
+            heldout_reply_loss_after=after,
+            replies_ended=replies_ended(model, heldout, tokenizer.eos_id),
+            trainable_parameters=sum(parameter.numel() for parameter in lora_parameters(model)),
+            pairs=len(learned),
+            heldout_pairs=len(heldout),
+            dropped_pairs=pairs.dropped,
+            epochs=round(steps / batches.steps_per_epoch, 2),
+            train_seconds=round(history.seconds, 2),
+            tokens_per_second=round(history.tokens / history.seconds, 1),
+            skipped_steps=history.skipped_steps,
+        )
+        with atomic_directory(out) as fresh:
+            save_adapter(fresh, model, base=checkpoint)
+        if stage.run.run_id is not None:
+            from modelcore import charts
+
+            stage.run.log_figure(charts.loss_curve(stage.series["loss_curve"]), "loss_curve.png")
+    return stage.summary
+
+
+def split_pairs(examples: list[Example]) -> tuple[list[Example], list[Example]]:
+    """The pairs to learn from, and every :data:`HELDOUT_EVERY`-th (of fewer, the last one) to measure on.
+
+    Raises:
+        InputError: If there are fewer than two.
+    """
+    if len(examples) < 2:
+        raise InputError(f"the instructions hold {len(examples)} pair that fits the model; at least 2 are needed")
+    heldout = set(range(HELDOUT_EVERY - 1, len(examples), HELDOUT_EVERY)) or {len(examples) - 1}
+    return (
+        [example for i, example in enumerate(examples) if i not in heldout],
+        [example for i, example in enumerate(examples) if i in heldout],
+    )
+
+
+def reply_bytes_per_token(examples: list[Example], tokenizer: Tokenizer) -> float:
+    """Mean UTF-8 bytes that a token of a reply stands for."""
+    size = sum(len(tokenizer.decode_bytes(example.tokens[example.loss].tolist())) for example in examples)
+    return size / sum(int(example.loss.sum()) for example in examples)
+
+
+def replies_ended(model: GPT, examples: list[Example], eos_id: int) -> float:
+    """The share of a few prompts whose greedy reply the model ends by itself, within 64 tokens."""
+    prompts = [example.tokens[~example.loss].tolist() for example in examples[:_ENDINGS]]
+    replies = generate(model, prompts, SamplingConfig(temperature=0.0), _ENDING_TOKENS, eos_id)
+    return sum(reply.finish_reason == "eos" for reply in replies) / len(replies)
+
+
+def _without_mfu(columns: dict[str, _Column]) -> dict[str, _Column]:
+    """The columns that mean something here: MFU counts the gradients of all weights, and most of these are frozen."""
+    return {name: column for name, column in columns.items() if name != "mfu"}
