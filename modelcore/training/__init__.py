@@ -1,1 +1,15 @@
-"""training"""
+"""Training: recipes, the loop, optimizers, schedules, the loss, and exact checkpoints."""
+
+from modelcore.training.loop import CheckpointPlace, History, train
+from modelcore.training.recipe import DEFAULT_RECIPE, Recipe, TrainingSettings, load_recipe, recipe_names
+
+__all__ = [
+    "DEFAULT_RECIPE",
+    "CheckpointPlace",
+    "History",
+    "Recipe",
+    "TrainingSettings",
+    "load_recipe",
+    "recipe_names",
+    "train",
+]

@@ -1,0 +1,208 @@
+"""Pretraining: a token folder in, a trained model out."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from modelcore import storage
+from modelcore.atomic import atomic_directory, write_json
+from modelcore.data.loader import TrainingBatches, WindowSampler
+from modelcore.data.shards import TokenSplit, open_split
+from modelcore.errors import InputError
+from modelcore.gptx import GPT
+from modelcore.models import save_model
+from modelcore.stages.stage import Stage, StageSummary
+from modelcore.training import DEFAULT_RECIPE, CheckpointPlace, Recipe, load_recipe, train
+from modelcore.training.heldout import Heldout
+from modelcore.training.mirror import pull_checkpoint, push_checkpoint
+
+# Settings that do not decide which weights come out; a run may resume with others.
+_BOOKKEEPING = ("eval_every", "eval_tokens", "checkpoint_every", "keep_checkpoints", "log_every", "compile")
+
+
+def pretrain(
+    *,
+    tokens: Path | str,
+    out: Path | str,
+    preset: str = DEFAULT_RECIPE,
+    steps: int = 0,
+    batch_size: int = 0,
+    sequence_length: int = 0,
+    learning_rate: float = 0.0,
+    optimizer: Literal["recipe", "adamw", "muon"] = "recipe",
+    seed: int = 0,
+    device: str = "auto",
+    checkpoint_uri: str = "",
+    summary: Path | None = None,
+) -> StageSummary:
+    """Trains a model from random weights.
+
+    A run that was interrupted goes on from its newest complete checkpoint when it is started again with the same
+    settings. ``out`` appears, or replaces what stood there, only when the model is complete.
+
+    Args:
+        tokens: A token folder: ``train`` is trained on, ``heldout`` evaluated on.
+        out: Where the model goes: a native model folder with ``training.json`` (recipe, totals, curves).
+        preset: Name of a recipe, or the path of a YAML file of one's own.
+        steps: Optimizer steps; 0: the recipe's. The warm-up is shortened to a tenth of them if it would be longer.
+        batch_size: Sequences a step; 0: the recipe's.
+        sequence_length: Tokens a sequence, and the model's context; 0: the recipe's.
+        learning_rate: Peak learning rate of AdamW; 0: the recipe's. Muon's keeps its ratio to it.
+        optimizer: ``adamw``, ``muon``; ``recipe``: the recipe's.
+        seed: Decides initial weights, order of samples, and dropout.
+        device: ``auto`` (a GPU if there is one), or a device as torch names it, such as ``cpu`` or ``cuda:1``.
+        checkpoint_uri: Folder or ``s3://`` prefix for checkpoints, which stay there. "": the folder
+            ``.<name of out>.training`` beside ``out``, removed when the model is complete.
+        summary: File to write the stage's summary to.
+
+    Returns:
+        The summary: ``results`` has the totals, ``series`` the curves.
+
+    Raises:
+        InputError: If a setting is wrong, the corpus is too small, the tokens are damaged, or the checkpoints are
+            those of another run.
+    """
+    parameters = {key: str(value) if isinstance(value, Path) else value for key, value in locals().items()}
+    del parameters["summary"]
+    tokens, out = Path(tokens), Path(out)
+    with Stage("pretrain", parameters, summary=summary) as stage:
+        recipe = _change(load_recipe(preset), steps, batch_size, sequence_length, learning_rate, optimizer, seed)
+        settings = recipe.training
+        chosen = _device(device)
+        split = open_split(tokens, "train")
+        heldout_split = open_split(tokens, "heldout")
+        tokenizer_model = _checked_tokenizer(tokens, split)
+        sampler = WindowSampler(split.n_tokens, settings.sequence_length, settings.seed)
+        batches = TrainingBatches(split, sampler, settings.batch_size)
+        heldout = Heldout(heldout_split, settings.sequence_length, settings.eval_tokens)
+        config = recipe.config(split.vocab_size)
+        # The stage's own parameters are logged already: "steps" there may be 0, the recipe's are what holds.
+        fields = {"recipe": recipe.to_dict()["training"], "model": config.to_dict()}
+        stage.run.log_params({f"{part}.{key}": value for part, of in fields.items() for key, value in of.items()})
+        stage.run.log_dataset(
+            name="tokens", source=str(tokens), digest=split.digest, rows=split.n_documents, context="training"
+        )
+
+        torch.set_flush_denormal(True)  # denormal numbers cost a CPU a hundred times a normal one's time
+        torch.manual_seed(settings.seed)
+        model = GPT(config).to(chosen)
+        folder, checkpoints = _checkpoint_place(out, checkpoint_uri, recipe, config.to_dict(), split)
+        history = train(
+            model,
+            batches,
+            settings,
+            bytes_per_token=split.n_bytes / split.n_tokens,
+            heldout=heldout,
+            checkpoints=checkpoints,
+            report=lambda step, metrics: stage.run.log_metrics(metrics, step),
+            name="pretrain",
+        )
+
+        rate = history.tokens / history.seconds
+        mfu = history.loss_curve["mfu"][-1] / history.loss_curve["tokens_per_second"][-1] * rate
+        totals = {
+            "loss": history.loss_curve["loss"][-1],
+            "heldout_bits_per_byte": history.heldout_curve["bits_per_byte"][-1],
+            "steps": history.steps,
+            "tokens": history.tokens,
+            "epochs": round(history.tokens / (sampler.samples_per_epoch * settings.sequence_length), 3),
+            "parameters": config.num_params(),
+            "tokens_per_second": round(rate, 1),
+            "mfu": round(mfu, 4),
+            "train_seconds": round(history.seconds, 2),
+            "skipped_steps": history.skipped_steps,
+        }
+        stage.results.update(totals)
+        stage.series["loss_curve"] = history.loss_curve
+        stage.series["heldout_curve"] = history.heldout_curve
+        with atomic_directory(out) as fresh:
+            save_model(fresh, model, tokenizer_model)
+            training = {
+                "recipe": recipe.to_dict(),
+                "tokens": {"train": split.digest, "heldout": heldout_split.digest, "tokenizer": split.tokenizer_digest},
+                "totals": totals,
+                "loss_curve": history.loss_curve,
+                "heldout_curve": history.heldout_curve,
+            }
+            write_json(fresh / "training.json", training)
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+        if stage.run.run_id is not None:
+            from modelcore import charts
+
+            figure = charts.loss_curve(history.loss_curve, history.heldout_curve)
+            stage.run.log_figure(figure, "loss_curve.png")
+            stage.run.log_figure(charts.learning_rate(history.loss_curve), "learning_rate.png")
+    return stage.summary
+
+
+def _change(
+    recipe: Recipe,
+    steps: int,
+    batch_size: int,
+    sequence_length: int,
+    learning_rate: float,
+    optimizer: str,
+    seed: int,
+) -> Recipe:
+    """The recipe with what the caller asks for; zeros and ``recipe`` leave it as it is."""
+    old = recipe.training
+    changes: dict[str, Any] = {"seed": seed}
+    if steps:
+        changes |= {"steps": steps, "warmup_steps": min(old.warmup_steps, steps // 10)}
+    if batch_size:
+        # The largest piece that divides the new batch; the whole batch is written 0.
+        piece = math.gcd(batch_size, old.micro_batch_size) % batch_size
+        changes |= {"batch_size": batch_size, "micro_batch_size": piece}
+    if sequence_length:
+        changes |= {"sequence_length": sequence_length}
+    if learning_rate:
+        muon = old.muon_learning_rate * learning_rate / old.learning_rate
+        changes |= {"learning_rate": learning_rate, "muon_learning_rate": muon}
+    if optimizer != "recipe":
+        changes |= {"optimizer": optimizer}
+    return recipe.with_training(**changes)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        first = (str(error).splitlines() or [""])[0]
+        raise InputError(f"device {name!r} cannot be used ({first}); auto takes a GPU if there is one") from None
+    return device
+
+
+def _checked_tokenizer(tokens: Path, split: TokenSplit) -> Path:
+    path = tokens / "tokenizer.model"
+    if not path.is_file():
+        raise InputError(f"{path} is missing; a token folder holds the tokenizer that made it")
+    if hashlib.sha256(path.read_bytes()).hexdigest() != split.tokenizer_digest:
+        raise InputError(f"{path} is not the tokenizer that made the tokens beside it; tokenize the corpus again")
+    return path
+
+
+def _checkpoint_place(
+    out: Path, uri: str, recipe: Recipe, model: dict[str, Any], split: TokenSplit
+) -> tuple[Path | None, CheckpointPlace]:
+    """The folder to remove at the end, if any, and where checkpoints go."""
+    training = {key: value for key, value in recipe.to_dict()["training"].items() if key not in _BOOKKEEPING}
+    identity = {"training": training, "model": model, "tokens": split.digest, "tokenizer": split.tokenizer_digest}
+    beside = out.absolute().parent / f".{out.name}.training"
+    if not uri:
+        return beside, CheckpointPlace(beside, identity)
+    if not storage.is_remote(uri):
+        return None, CheckpointPlace(Path(uri), identity)
+    pull_checkpoint(uri, beside)
+    saved = partial(push_checkpoint, uri=uri, keep=recipe.training.keep_checkpoints)
+    return beside, CheckpointPlace(beside, identity, saved)

@@ -1,0 +1,58 @@
+"""Bits per byte on held-out text, cheap enough to be asked for while training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import numpy as np
+import torch
+
+from modelcore.data.shards import TokenSplit
+from modelcore.errors import InputError
+from modelcore.gptx import GPT
+from modelcore.training.loss import summed_loss
+
+
+class Heldout:
+    """A fixed part of a held-out split: non-overlapping windows, spread evenly over it.
+
+    Each window starts without context, so the figure is a little above what a sliding window gives.
+
+    Args:
+        split: The held-out tokens.
+        sequence_length: Tokens a window.
+        max_tokens: Most tokens that are predicted; at least one window is.
+
+    Raises:
+        InputError: If the split is shorter than two tokens.
+    """
+
+    def __init__(self, split: TokenSplit, sequence_length: int, max_tokens: int) -> None:
+        if split.n_tokens < 2:
+            raise InputError(f"the held-out text has {split.n_tokens} tokens; at least 2 are needed to evaluate on")
+        length = min(sequence_length, split.n_tokens - 1)
+        windows = (split.n_tokens - 1) // length
+        chosen = np.linspace(0, windows - 1, num=max(1, min(windows, max_tokens // length))).astype(np.int64)
+        self.tokens = torch.from_numpy(np.stack([split.window(int(i) * length, length + 1) for i in chosen]))
+        self.bits_per_nat_and_byte = split.n_tokens / split.n_bytes / math.log(2)
+
+    @torch.no_grad()
+    def bits_per_byte(self, model: GPT, batch_size: int, cast: Callable[[], AbstractContextManager[object]]) -> float:
+        """The model's loss on the windows, in bits a byte of UTF-8 text by the split's mean bytes a token.
+
+        Args:
+            model: The model; it is left in the mode it was in.
+            batch_size: Windows at once.
+            cast: Makes the context in which the model runs.
+        """
+        training = model.training
+        model.eval()
+        total = torch.zeros((), device=model.device)
+        for start in range(0, self.tokens.shape[0], batch_size):
+            piece = self.tokens[start : start + batch_size].to(model.device)
+            with cast():
+                total += summed_loss(model.hidden(piece[:, :-1]), model.head, piece[:, 1:])
+        model.train(training)
+        return total.item() / (self.tokens.shape[0] * (self.tokens.shape[1] - 1)) * self.bits_per_nat_and_byte

@@ -1,0 +1,47 @@
+"""What training computes in: the dtype of its products, and the kernels that are fastest on the device."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Literal
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+# Up to this length the plain products of attention are faster on a CPU than its fused kernel.
+_SHORT = 256
+
+
+def autocast(precision: Precision, device: torch.device) -> Callable[[], AbstractContextManager[object]]:
+    """What makes the context that a forward pass runs in: bf16 autocast, or none."""
+    bf16 = precision == "bf16" or (
+        precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    )
+    return (lambda: torch.autocast(device.type, torch.bfloat16)) if bf16 else contextlib.nullcontext
+
+
+@contextlib.contextmanager
+def fast_kernels(precision: Precision, device: torch.device, sequence_length: int) -> Iterator[None]:
+    """Chooses the fastest kernels for a CPU while the block runs; does nothing on other devices.
+
+    With ``auto``, fp32 matrix products may go through oneDNN. On a CPU with AMX these round their inputs to bf16 and
+    sum in fp32; on others they stay fp32 and use AVX-512 on every make of CPU, where the default (MKL) leaves
+    half of the speed on AMD's. ``fp32`` keeps the default.
+    """
+    if device.type != "cpu":
+        yield
+        return
+    products = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = products.fp32_precision
+    attention = sdpa_kernel(SDPBackend.MATH) if sequence_length <= _SHORT else contextlib.nullcontext()
+    try:
+        if precision == "auto":
+            products.fp32_precision = "bf16"
+        with attention:
+            yield
+    finally:
+        products.fp32_precision = before
