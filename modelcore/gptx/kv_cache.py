@@ -85,3 +85,11 @@ class KVCache:
         else:
             self.lengths += torch.tensor(time, device=self.lengths.device)
             self._longest = int(self.lengths.max())
+
+    def keep(self, rows: list[int]) -> None:
+        """Keeps these rows alone, in this order: texts that have ended leave the batch."""
+        index = torch.tensor(rows, device=self.lengths.device)
+        self.keys = [keys[index] for keys in self.keys]
+        self.values = [values[index] for values in self.values]
+        self.lengths = self.lengths[index]
+        self._longest = int(self.lengths.max())

@@ -1,1 +1,7 @@
-"""inference"""
+"""From a model and a prompt to text: samplers, generation with the key-value cache, and text in and out."""
+
+from modelcore.inference.generate import Generation, generate, stream
+from modelcore.inference.samplers import SamplingConfig
+from modelcore.inference.text import Completion, TextGenerator
+
+__all__ = ["Completion", "Generation", "SamplingConfig", "TextGenerator", "generate", "stream"]

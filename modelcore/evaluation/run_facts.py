@@ -1,0 +1,138 @@
+"""What a run was and what came of it: the facts that the page and the terminal's table both show.
+
+They are gathered from the stages' summaries. A summary, a result or a curve that is missing (a stage was left out, or
+an older version ran it) leaves its place empty; everything else is shown all the same.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from modelcore.evaluation.samples import PROMPTS, Sample
+
+if TYPE_CHECKING:
+    from modelcore.stages.stage import StageSummary
+
+PLACES = (
+    ("report/index.html", "this report, as one page"),
+    ("report/data_docs.html", "what was found in the text"),
+    ("tokenizer/", "the tokenizer"),
+    ("tokens/", "the text as token shards"),
+    ("checkpoint/", "the pretrained model"),
+    ("adapter/", "the LoRA adapter, in PEFT's format"),
+    ("export/", "the tuned model, for Hugging Face transformers"),
+    ("report/evaluation/", "figures and samples"),
+    ("data/quarantine/", "documents set aside, with the reasons"),
+)
+"""What lies where in a run's folder."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """Something to go on with."""
+
+    line: str
+    purpose: str
+
+
+class RunFacts:
+    """The facts of a run, each empty or None where its stage did not tell it.
+
+    Args:
+        stages: The stages' summaries, in the order in which they ran.
+        run_folder: Where the outputs are collected; empty where there is no such folder.
+
+    Attributes:
+        stages: As given.
+        run_folder: As given.
+    """
+
+    def __init__(self, stages: Sequence[StageSummary], run_folder: str) -> None:
+        self.stages, self.run_folder = stages, run_folder.rstrip("/")
+        self._by_name = {summary.stage: summary for summary in stages}
+
+    def result(self, stage: str, key: str) -> Any:
+        """A stage's result of that name, or None."""
+        summary = self._by_name.get(stage)
+        return None if summary is None else summary.results.get(key)
+
+    def series(self, stage: str, key: str) -> dict[str, list[Any]]:
+        """A stage's columns of that name; empty if it has none, or no row in them."""
+        summary = self._by_name.get(stage)
+        columns = {} if summary is None else summary.series.get(key, {})
+        return columns if columns and all(columns.values()) else {}
+
+    @property
+    def seconds(self) -> float:
+        """Time of all stages together."""
+        return sum(summary.seconds for summary in self.stages)
+
+    @property
+    def peak_memory_mib(self) -> float:
+        """Memory of the stage that took the most."""
+        return max((summary.peak_memory_mib for summary in self.stages), default=0.0)
+
+    @property
+    def scores(self) -> list[tuple[str, float, bool]]:
+        """Bits per byte on the held-out text: name, figure, whether it is a model; the best first."""
+        columns = self.series("evaluate", "bits_per_byte")
+        if not columns:
+            return []
+        rows = zip(columns["name"], columns["bits_per_byte"], columns["is_model"], strict=True)
+        return sorted(rows, key=lambda row: float(row[1]))
+
+    @property
+    def samples(self) -> list[Sample]:
+        """What the model said before and after tuning."""
+        return [Sample(**fields) for fields in self.result("evaluate", "samples") or []]
+
+    @property
+    def registration(self) -> str | None:
+        """The registered version and its aliases, in words."""
+        name, version = (self.result("register_model", key) for key in ("model_name", "version"))
+        if version is None:
+            return None
+        aliases = "@candidate and @champion" if self.result("register_model", "champion") else "@candidate"
+        return f"{name} version {version}, {aliases}"
+
+    @property
+    def decision(self) -> str | None:
+        """What the gate decided, and why."""
+        decision = self.result("register_model", "decision")
+        return None if decision is None else str(decision)
+
+    @property
+    def places(self) -> list[tuple[str, str]]:
+        """Paths of a run's outputs and what each is."""
+        return [(f"{self.run_folder}/{path}", what) for path, what in PLACES] if self.run_folder else []
+
+    @property
+    def commands(self) -> list[Command]:
+        """How to go on."""
+        model = f"{self.run_folder}/export" if self.run_folder else "EXPORT"
+        prompt = self.samples[0].prompt if self.samples else PROMPTS[0]
+        talk = f".venv/bin/modelcore generate --model {shlex.quote(model)} --chat --prompt {shlex.quote(prompt)}"
+        return [
+            Command("make mlflow-ui", "compare this run with others, in the browser"),
+            Command(talk, "talk to the model"),
+        ]
+
+
+def duration(seconds: float) -> str:
+    """A time for people: ``3.4 s``, ``2 min 05 s``, ``1 h 02 min``."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def number(value: object) -> str:
+    """A figure for people: four significant digits, thousands set apart; anything else as text."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return "" if value is None else str(value)
+    return f"{value:,.0f}" if isinstance(value, int) or 10_000 <= abs(value) < 1e15 else f"{value:.4g}"

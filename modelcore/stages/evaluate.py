@@ -1,0 +1,102 @@
+"""Stage: how well the model predicts text it has never seen, and what it says."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from modelcore.atomic import atomic_directory, write_json, write_text
+from modelcore.data.shards import open_split
+from modelcore.data.sources import read_texts
+from modelcore.errors import InputError
+from modelcore.evaluation.compressors import OPTIONS, compressed_bits_per_byte
+from modelcore.evaluation.perplexity import evaluate_split
+from modelcore.evaluation.samples import as_markdown, draw_samples
+from modelcore.inference import TextGenerator
+from modelcore.stages.stage import Stage, StageSummary
+
+
+def evaluate(
+    *,
+    checkpoint: Path | str,
+    export: Path | str,
+    tokens: Path | str,
+    heldout: Path | str,
+    out: Path | str,
+    seed: int = 0,
+    summary: Path | str | None = None,
+) -> StageSummary:
+    """Measures the exported model, as it will be shipped, and the pretrained one before it, on held-out text.
+
+    Args:
+        checkpoint: Native folder of the pretrained model.
+        export: Folder of the tuned and exported model; its figures are the ones without a prefix.
+        tokens: Token folder whose held-out split is predicted.
+        heldout: The text of that split, for the compressors and for the digest.
+        out: Folder to write ``evaluation.json`` and ``samples.md`` to; replaced in one step.
+        seed: Of the samples.
+        summary: JSON file for the stage's summary, or None.
+
+    Returns:
+        The summary: ``bits_per_byte``, ``perplexity``, ``token_accuracy`` (the export's), the same with the prefix
+        ``pretrained_``; ``gzip_bits_per_byte`` and the same of ``bzip2`` and ``xz``; ``heldout_bytes``,
+        ``heldout_tokens`` and ``heldout_digest`` (SHA-256 of the text); ``samples``, each with prompt, before and
+        after. The series ``bits_per_byte`` has the models beside the compressors.
+
+    Raises:
+        InputError: If an input is missing or damaged, or text, tokens and models do not belong together.
+    """
+    checkpoint, export, tokens, heldout, out = map(Path, (checkpoint, export, tokens, heldout, out))
+    with Stage("evaluate", {"seed": seed}, summary=summary) as stage:
+        before, after = TextGenerator.load(checkpoint), TextGenerator.load(export)
+        for model in (before, after):
+            split = open_split(tokens, "heldout", model.tokenizer.digest)
+        digest, n_bytes = _digest(read_texts(heldout))
+        if n_bytes != split.n_bytes:
+            raise InputError(
+                f"the held-out text in {heldout} has {n_bytes:,} bytes, the tokens in {tokens} stand for "
+                f"{split.n_bytes:,}; give the text that they were made from"
+            )
+        stage.run.log_dataset(
+            name="heldout", source=str(heldout), digest=digest, rows=split.n_documents, context="evaluation"
+        )
+        for prefix, model in (("pretrained_", before), ("", after)):
+            score = evaluate_split(model.model, split)
+            stage.results[f"{prefix}bits_per_byte"] = score.bits_per_byte
+            stage.results[f"{prefix}perplexity"] = score.perplexity
+            stage.results[f"{prefix}token_accuracy"] = score.token_accuracy
+        compressed = compressed_bits_per_byte(read_texts(heldout))
+        stage.results.update({f"{name}_bits_per_byte": bits for name, bits in compressed.items()})
+        stage.series["bits_per_byte"] = {
+            "name": ["tuned model", "pretrained model", *(f"{name} {option}" for name, option in OPTIONS.items())],
+            "bits_per_byte": [
+                stage.results["bits_per_byte"],
+                stage.results["pretrained_bits_per_byte"],
+                *(compressed[name] for name in OPTIONS),
+            ],
+            "is_model": [True, True, *(False for _ in OPTIONS)],
+        }
+        stage.results.update(heldout_bytes=n_bytes, heldout_tokens=split.n_tokens, heldout_digest=digest)
+        samples = draw_samples(before, after, seed=seed)
+        stage.results["samples"] = [dataclasses.asdict(sample) for sample in samples]
+        with atomic_directory(out) as fresh:
+            write_json(fresh / "evaluation.json", stage.results)
+            write_text(fresh / "samples.md", as_markdown(samples))
+        stage.run.log_path(out, "evaluation")
+        if stage.run.run_id is not None:
+            from modelcore import charts
+
+            stage.run.log_figure(charts.bits_per_byte(stage.series["bits_per_byte"]), "bits_per_byte.png")
+    return stage.summary
+
+
+def _digest(texts: Iterable[str]) -> tuple[str, int]:
+    """SHA-256 of the texts with a NUL, which no text holds, after each; and their size in bytes of UTF-8."""
+    digest, n_bytes = hashlib.sha256(), 0
+    for text in texts:
+        content = text.encode()
+        digest.update(content + b"\0")
+        n_bytes += len(content)
+    return digest.hexdigest(), n_bytes
