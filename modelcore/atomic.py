@@ -70,6 +70,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
                 if file.is_file():
                     with open(file, "rb") as handle:
                         os.fsync(handle.fileno())
+                    os.chmod(file, 0o666 & ~_umask())  # some libraries write files that only their owner may read
             os.chmod(fresh, 0o777 & ~_umask())
             if path.exists():
                 old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))

@@ -110,7 +110,7 @@ class MLflowRun(Run):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / Path(file).name
             figure.savefig(path, bbox_inches="tight")
-            self.log_path(path, str(Path(file).parent) if Path(file).parent != Path(".") else None)
+            self.log_path(path, str(Path(file).parent) if Path(file).parent != Path() else None)
 
     def log_path(self, path: Path, folder: str | None = None) -> None:
         """Stores a file, or a folder's content, under the artifact folder ``folder``."""
@@ -187,7 +187,12 @@ def _create_run(tags: dict[str, str]) -> str:
     return str(MlflowClient().create_run(_experiment_id(), tags=tags).info.run_id)
 
 
-def _experiment_id() -> str:
+def ensure_experiment(artifacts: Path) -> None:
+    """Makes the experiment that runs go to, its artifacts under ``artifacts`` where MLflow keeps them in files."""
+    _experiment_id(None if os.environ["MLFLOW_TRACKING_URI"].startswith("http") else artifacts.absolute().as_uri())
+
+
+def _experiment_id(artifacts: str | None = None) -> str:
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
@@ -197,7 +202,7 @@ def _experiment_id() -> str:
     if experiment is not None:
         return str(experiment.experiment_id)
     try:
-        return str(client.create_experiment(name))
+        return str(client.create_experiment(name, artifact_location=artifacts))
     except MlflowException:  # another process made it between the two calls
         experiment = client.get_experiment_by_name(name)
         if experiment is None:

@@ -20,7 +20,7 @@ import modelcore
 from modelcore.atomic import atomic_directory, write_json
 
 # The libraries whose version changes what a pure stage writes.
-_LIBRARIES = ("sentencepiece", "great-expectations", "pandas", "pyarrow", "numpy")
+_LIBRARIES = ("sentencepiece", "tokenizers", "great-expectations", "pandas", "pyarrow", "numpy")
 
 
 class StageCache:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 import sys
 import time
 from dataclasses import dataclass, field
@@ -55,6 +56,15 @@ class StageSummary:
         """Reads what :meth:`save` wrote."""
         return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
 
+    def numbers(self) -> dict[str, float]:
+        """The finite numbers among the results, with the stage's time and peak memory."""
+        numbers = {
+            key: float(value)
+            for key, value in self.results.items()
+            if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        }
+        return numbers | {"stage_seconds": self.seconds, "peak_memory_mib": self.peak_memory_mib}
+
 
 class Stage:
     """Runs the body of a stage: tracks it in MLflow, times it, and writes its summary at the end.
@@ -68,9 +78,9 @@ class Stage:
         summary: Where to write the summary, or None to only return it.
     """
 
-    def __init__(self, name: str, parameters: dict[str, Scalar], *, summary: Path | None = None) -> None:
+    def __init__(self, name: str, parameters: dict[str, Scalar], *, summary: Path | str | None = None) -> None:
         self.summary = StageSummary(name, parameters=parameters)
-        self._summary_file = summary
+        self._summary_file = Path(summary) if summary is not None else None
         self._cache = StageCache.from_environment()
         self._cache_key: str | None = None
 
@@ -101,10 +111,7 @@ class Stage:
             self.run.end(failure=f"{type(error).__name__}: {error}")
             logger.error("stage=%s status=failed error=%s", self.summary.stage, json.dumps(str(error)))
             return
-        numbers = {k: v for k, v in self.results.items() if isinstance(v, int | float) and not isinstance(v, bool)}
-        self.run.log_metrics(
-            numbers | {"stage_seconds": self.summary.seconds, "peak_memory_mib": self.summary.peak_memory_mib}
-        )
+        self.run.log_metrics(self.summary.numbers())
         self.run.set_tags({"cached": str(self.summary.cached).lower()})
         if self._summary_file is not None:
             self.summary.save(self._summary_file)

@@ -1,0 +1,317 @@
+"""The command line ``modelcore``: the pipeline's stages one by one, generation, and a check of the machine.
+
+Every stage's module is imported only when its command runs, so ``modelcore generate`` does not wait for
+Great Expectations, and a machine without a library can still use what does not need it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from modelcore import __version__, logs
+from modelcore.errors import InputError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit status: 0, 1 for an error that was explained, 130 if interrupted."""
+    options = build_parser().parse_args(arguments)
+    logs.configure()
+    # `modelcore generate … | head` ends quietly, like any filter.
+    with contextlib.suppress(AttributeError, ValueError):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    try:
+        command: Callable[[argparse.Namespace], int] = options.command
+        return command(options)
+    except InputError as error:
+        sys.stderr.write(f"modelcore: error: {error}\n")
+        return 1
+    except ModuleNotFoundError as error:
+        if error.name and error.name.partition(".")[0] == "modelcore":
+            raise
+        sys.stderr.write(
+            f"modelcore: error: this command needs the package {error.name!r}, which is not installed; "
+            "`modelcore doctor` tells which extra brings it\n"
+        )
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("modelcore: interrupted\n")
+        return 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="modelcore", description="Train, tune, check, export and run your own small GPT."
+    )
+    parser.add_argument("--version", action="version", version=f"modelcore {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for add in (
+        _add_validate_data,
+        _add_train_tokenizer,
+        _add_tokenize,
+        _add_pretrain,
+        _add_finetune,
+        _add_convert,
+        _add_evaluate,
+        _add_register,
+        _add_generate,
+        _add_doctor,
+    ):
+        add(commands)
+    return parser
+
+
+Commands = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+def _add(
+    commands: Commands, name: str, run: Callable[[argparse.Namespace], int], description: str
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=description,
+        description=description,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.set_defaults(command=run)
+    return parser
+
+
+def _add_validate_data(commands: Commands) -> None:
+    def run(options: argparse.Namespace) -> int:
+        from modelcore.stages.validate_data import validate_data
+
+        result = validate_data(
+            corpus=options.corpus,
+            heldout=options.heldout,
+            train_out=options.out / "train",
+            heldout_out=options.out / "heldout",
+            quarantine_out=options.out / "quarantine",
+            docs_out=options.out / "data_docs.html",
+            text_field=options.text_field,
+            heldout_fraction=options.heldout_fraction,
+            max_bad_fraction=options.max_bad_fraction,
+        )
+        return _done(options.out, result.results)
+
+    parser = _add(commands, "validate-data", run, "Check a corpus and split off the text kept for evaluation.")
+    parser.add_argument("corpus", help="file, folder or s3:// prefix of .txt, .jsonl or .parquet, compressed or not")
+    parser.add_argument("--out", type=Path, required=True, help="folder for train/, heldout/, quarantine/ and the docs")
+    parser.add_argument("--heldout", default="", help="evaluation text; empty: a share of the corpus is split off")
+    parser.add_argument("--text-field", default="text", help="field that holds the text in .jsonl and .parquet")
+    parser.add_argument("--heldout-fraction", type=float, default=0.05, help="share to split off")
+    parser.add_argument("--max-bad-fraction", type=float, default=0.05, help="largest share of bad documents")
+
+
+def _add_train_tokenizer(commands: Commands) -> None:
+    def run(options: argparse.Namespace) -> int:
+        from modelcore.stages.train_tokenizer import train_tokenizer
+
+        result = train_tokenizer(
+            corpus=options.corpus,
+            out=options.out,
+            vocab_size=options.vocab_size,
+            algorithm=options.algorithm,
+            seed=options.seed,
+        )
+        return _done(options.out, result.results)
+
+    parser = _add(commands, "train-tokenizer", run, "Train a SentencePiece tokenizer.")
+    parser.add_argument("corpus", type=Path, help="file or folder of .txt, .jsonl or .parquet")
+    parser.add_argument("--out", type=Path, required=True, help="folder for tokenizer.model and its Hugging Face form")
+    parser.add_argument("--vocab-size", type=int, default=2048, help="number of tokens")
+    parser.add_argument("--algorithm", choices=("unigram", "bpe"), default="unigram", help="SentencePiece's algorithm")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sentence sampling on large corpora")
+
+
+def _add_tokenize(commands: Commands) -> None:
+    def run(options: argparse.Namespace) -> int:
+        from modelcore.stages.tokenize_corpus import tokenize_corpus
+
+        result = tokenize_corpus(
+            corpus=options.corpus, heldout=options.heldout, tokenizer=options.tokenizer, out=options.out
+        )
+        return _done(options.out, result.results)
+
+    parser = _add(commands, "tokenize", run, "Turn a training and an evaluation corpus into token shards.")
+    parser.add_argument("corpus", type=Path, help="text to train on")
+    parser.add_argument("--heldout", type=Path, required=True, help="text to evaluate on")
+    parser.add_argument("--tokenizer", type=Path, required=True, help="folder of the tokenizer")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the shards")
+
+
+def _add_pretrain(commands: Commands) -> None:
+    def run(options: argparse.Namespace) -> int:
+        from modelcore.stages.pretrain import pretrain
+
+        result = pretrain(
+            tokens=options.tokens,
+            out=options.out,
+            preset=options.preset,
+            steps=options.steps,
+            batch_size=options.batch_size,
+            sequence_length=options.sequence_length,
+            learning_rate=options.learning_rate,
+            optimizer=options.optimizer,
+            seed=options.seed,
+            checkpoint_uri=options.checkpoint_uri,
+        )
+        return _done(options.out, result.results)
+
+    parser = _add(commands, "pretrain", run, "Train a GPT from scratch; run again, it goes on where it stopped.")
+    parser.add_argument("--tokens", type=Path, required=True, help="folder of token shards")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the model")
+    parser.add_argument("--preset", default="llama-nano", help="name of a training recipe, or a YAML file of one")
+    parser.add_argument("--steps", type=int, default=0, help="optimizer steps; 0: the recipe's")
+    parser.add_argument("--batch-size", type=int, default=0, help="sequences of a step; 0: the recipe's")
+    parser.add_argument("--sequence-length", type=int, default=0, help="tokens of a sequence; 0: the recipe's")
+    parser.add_argument("--learning-rate", type=float, default=0.0, help="peak learning rate; 0: the recipe's")
+    parser.add_argument("--optimizer", choices=("recipe", "adamw", "muon"), default="recipe")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the weights and of the order of samples")
+    parser.add_argument(
+        "--checkpoint-uri", default="", help="path or s3:// prefix for training checkpoints; empty: beside --out"
+    )
+
+
+def _add_finetune(commands: Commands) -> None:
+    def run(options: argparse.Namespace) -> int:
+        from modelcore.stages.finetune_lora import finetune_lora
+
+        result = finetune_lora(
+            checkpoint=options.checkpoint,
+            instructions=options.instructions,
+            out=options.out,
+            rank=options.rank,
+            alpha=options.alpha,
+            steps=options.steps,
+            learning_rate=options.learning_rate,
+            seed=options.seed,
+        )
+        return _done(options.out, result.results)
+
+    parser = _add(commands, "finetune", run, "Tune a LoRA adapter on pairs of prompt and response.")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="folder of the pretrained model")
+    parser.add_argument("--instructions", required=True, help=".jsonl file of lines with prompt and response")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the adapter, in PEFT's format")
+    parser.add_argument("--rank", type=int, default=8, help="rank of the adapter's matrices")
+    parser.add_argument("--alpha", type=float, default=16.0, help="the update is multiplied by alpha / rank")
+    parser.add_argument("--steps", type=int, default=200, help="optimizer steps")
+    parser.add_argument("--learning-rate", type=float, default=2e-3, help="peak learning rate")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the adapter and of the order of samples")
+
+
+def _add_convert(commands: Commands) -> None:
+    def run(options: argparse.Namespace) -> int:
+        from modelcore.stages.convert_checkpoint import convert_checkpoint
+
+        result = convert_checkpoint(checkpoint=options.source, adapter=options.adapter, out=options.dest, to=options.to)
+        return _done(options.dest, result.results)
+
+    parser = _add(commands, "convert", run, "Convert a model; its format is found by looking at it.")
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="folder of a native or Hugging Face model")
+    parser.add_argument("dest", type=Path, metavar="DEST", help="folder to write")
+    parser.add_argument("--to", choices=("native", "huggingface"), required=True, help="format to write")
+    parser.add_argument("--adapter", type=Path, help="LoRA adapter (PEFT folder) to merge in")
+
+
+def _add_evaluate(commands: Commands) -> None:
+    def run(options: argparse.Namespace) -> int:
+        from modelcore.stages.evaluate import evaluate
+
+        result = evaluate(
+            checkpoint=options.checkpoint,
+            export=options.export,
+            tokens=options.tokens,
+            heldout=options.heldout,
+            out=options.out,
+            seed=options.seed,
+        )
+        return _done(options.out, result.results)
+
+    parser = _add(commands, "evaluate", run, "Measure a model on text it has never seen.")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="folder of the pretrained model")
+    parser.add_argument("--export", type=Path, required=True, help="folder of the exported model")
+    parser.add_argument("--tokens", type=Path, required=True, help="folder of token shards")
+    parser.add_argument("--heldout", type=Path, required=True, help="the held-out text itself")
+    parser.add_argument("--out", type=Path, required=True, help="folder for evaluation.json and samples")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the samples")
+
+
+def _add_register(commands: Commands) -> None:
+    def run(options: argparse.Namespace) -> int:
+        from modelcore.stages.register_model import register_model
+
+        result = register_model(
+            export=options.export, evaluation=options.evaluation, out=options.out, model_name=options.model_name
+        )
+        return _done(options.out, result.results)
+
+    parser = _add(commands, "register", run, "Register a model in MLflow (MLFLOW_TRACKING_URI).")
+    parser.add_argument("--export", type=Path, required=True, help="folder of the exported model")
+    parser.add_argument("--evaluation", type=Path, required=True, help="folder with evaluation.json")
+    parser.add_argument("--out", type=Path, required=True, help="JSON file for the version and the decision")
+    parser.add_argument("--model-name", default="aic-gpt", help="name in the registry")
+
+
+def _add_generate(commands: Commands) -> None:
+    def run(options: argparse.Namespace) -> int:
+        from modelcore.inference.samplers import SamplingConfig
+        from modelcore.inference.text import TextGenerator
+
+        sampling = SamplingConfig(
+            temperature=options.temperature, top_k=options.top_k, top_p=options.top_p, seed=options.seed
+        )
+        prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
+        if options.chat:
+            from modelcore.data.instructions import format_prompt
+
+            prompt = format_prompt(prompt)
+        else:
+            sys.stdout.write(prompt)
+        pieces = TextGenerator.load(options.model, options.adapter).stream(prompt, sampling, options.max_tokens)
+        for piece in pieces:
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+        sys.stdout.write("\n")
+        return 0
+
+    parser = _add(commands, "generate", run, "Continue a prompt, token by token.")
+    parser.add_argument("--model", type=Path, required=True, help="folder of a native or Hugging Face model")
+    parser.add_argument("--prompt", default="", help="text to continue; '-': standard input")
+    parser.add_argument("--chat", action="store_true", help="put the prompt to a tuned model as a line to reply to")
+    parser.add_argument("--max-tokens", type=int, default=200, help="longest continuation, in tokens")
+    parser.add_argument("--temperature", type=float, default=0.8, help="0: always the likeliest token")
+    parser.add_argument("--top-k", type=int, default=0, help="draw from the k likeliest tokens; 0: from all")
+    parser.add_argument("--top-p", type=float, default=0.95, help="draw from the likeliest tokens of this total")
+    parser.add_argument("--seed", type=int, default=0, help="same seed, same text")
+    parser.add_argument("--adapter", type=Path, help="LoRA adapter (PEFT folder) of the model")
+
+
+def _add_doctor(commands: Commands) -> None:
+    def run(options: argparse.Namespace) -> int:
+        from modelcore.doctor import report
+
+        text, healthy = report()
+        sys.stdout.write(text)
+        return 0 if healthy else 1
+
+    _add(commands, "doctor", run, "Tell what is installed, what is missing and what this machine can run.")
+
+
+def _done(out: Path, results: dict[str, object]) -> int:
+    """Prints where the output is and the stage's scalar results, one ``key=value`` a line."""
+    sys.stdout.write(f"out={os.fspath(out)}\n")
+    for key, value in results.items():
+        if isinstance(value, int | float | str) and "\n" not in str(value):
+            sys.stdout.write(f"{key}={value:.6g}\n" if isinstance(value, float) else f"{key}={value}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""MLflow's model registry: versions of a model, and the aliases ``@candidate`` and ``@champion``.
+
+Beside :mod:`modelcore.tracking` the only file that imports mlflow.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version as installed_version
+from pathlib import Path
+
+from modelcore.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RegisteredVersion:
+    """One version of a registered model.
+
+    Attributes:
+        version: Its number in the registry.
+        tags: What was recorded with it, for example ``bits_per_byte`` and ``heldout_digest``.
+    """
+
+    version: int
+    tags: dict[str, str]
+
+
+def find_alias(name: str, alias: str) -> RegisteredVersion | None:
+    """The version of model ``name`` that carries ``alias``, or None where there is no such model or alias."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient()
+    try:
+        found = client.get_model_version_by_alias(name, alias)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
+    return RegisteredVersion(int(found.version), dict(found.tags))
+
+
+def find_version(name: str, tags: Mapping[str, str]) -> RegisteredVersion | None:
+    """The newest version of model ``name`` that carries all of ``tags``, or None."""
+    from mlflow.tracking import MlflowClient
+
+    versions = MlflowClient().search_model_versions(f"name = '{name}'")
+    for found in sorted(versions, key=lambda version: -int(version.version)):
+        if tags.items() <= found.tags.items():
+            return RegisteredVersion(int(found.version), dict(found.tags))
+    return None
+
+
+def register_huggingface(name: str, export: Path, run_id: str, tags: Mapping[str, str]) -> int:
+    """Logs a Hugging Face folder to a run as an MLflow model and registers it as a new version.
+
+    Args:
+        name: Name in the registry; made where it is new.
+        export: The folder, with model and tokenizer.
+        run_id: The run that the model belongs to.
+        tags: Recorded with the version.
+
+    Returns:
+        The version's number.
+
+    Raises:
+        InputError: If the name is not one the registry takes.
+    """
+    if not name or any(character in name for character in "/:.%\"'"):
+        raise InputError(f"model name {name!r} is not usable; take letters, digits, '-' and '_'")
+    # Everything is on this disk: the hub would only be asked for a model card that does not exist.
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    import mlflow
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    logging.getLogger("mlflow.transformers").setLevel(logging.ERROR)
+    # A pipeline object, not the folder's path: with transformers 5 mlflow 3.17 fails on a path.
+    pipeline = transformers.pipeline("text-generation", model=str(export), device="cpu")
+    requirements = [f"{package}=={installed_version(package).split('+')[0]}" for package in ("transformers", "torch")]
+    with mlflow.start_run(run_id=run_id):
+        logged = mlflow.transformers.log_model(
+            transformers_model=pipeline,
+            name=name,
+            registered_model_name=name,
+            pip_requirements=requirements,
+            await_registration_for=60,
+        )
+    version = int(logged.registered_model_version)
+    client = mlflow.MlflowClient()
+    for key, value in tags.items():
+        client.set_model_version_tag(name, str(version), key, value)
+    return version
+
+
+def set_alias(name: str, alias: str, version: int) -> None:
+    """Makes ``alias`` of model ``name`` point to ``version``."""
+    from mlflow.tracking import MlflowClient
+
+    MlflowClient().set_registered_model_alias(name, alias, str(version))

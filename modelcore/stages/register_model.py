@@ -1,0 +1,86 @@
+"""Stage: put the exported model into the registry and decide who is the champion."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+
+from modelcore import registry
+from modelcore.atomic import write_json
+from modelcore.errors import InputError
+from modelcore.evaluation.gate import Score, decide
+from modelcore.stages.cache import content_digest
+from modelcore.stages.stage import Stage, StageSummary
+
+
+def register_model(
+    *, export: Path | str, evaluation: Path | str, out: Path | str, model_name: str, summary: Path | str | None = None
+) -> StageSummary:
+    """Registers ``export`` as a new version: ``@candidate`` always, ``@champion`` only if the gate says so.
+
+    Run again for the same pipeline run and model, it finds the version it made before.
+
+    Args:
+        export: Hugging Face folder of the model.
+        evaluation: Folder with evaluation.json, from the evaluate stage.
+        out: JSON file to write the version and the decision to.
+        model_name: Name in the registry.
+        summary: JSON file for the stage's summary, or None.
+
+    Raises:
+        InputError: If the evaluation does not tell bits per byte, or no tracking server is configured.
+    """
+    export, out = Path(export), Path(out)
+    with Stage("register_model", {"model_name": model_name}, summary=summary) as stage:
+        score = _read_score(Path(evaluation) / "evaluation.json")
+        if stage.run.run_id is None:
+            raise InputError("MLFLOW_TRACKING_URI is not set; the model registry needs it: sqlite:///mlflow.db will do")
+        champion = registry.find_alias(model_name, "champion")
+        reigning = None
+        if champion is not None:
+            reigning = Score(float(champion.tags.get("bits_per_byte", "nan")), champion.tags.get("heldout_digest", ""))
+        identity = {
+            "pipeline_run": os.environ.get("KFP_RUN_ID", stage.run.run_id),
+            "export_sha256": content_digest(export),
+        }
+        made_before = registry.find_version(model_name, identity)
+        if made_before is None:
+            tags = identity | {"bits_per_byte": repr(score.bits_per_byte), "heldout_digest": score.heldout_digest}
+            version = registry.register_huggingface(model_name, export, stage.run.run_id, tags)
+        else:
+            version = made_before.version
+        registry.set_alias(model_name, "candidate", version)
+        decision = decide(score, reigning)
+        promoted = decision.promote or (champion is not None and champion.version == version)
+        if decision.promote:
+            registry.set_alias(model_name, "champion", version)
+        stage.results.update(
+            {
+                "model_name": model_name,
+                "version": version,
+                "bits_per_byte": score.bits_per_byte,
+                "champion": promoted,
+                "champion_version": version if promoted or champion is None else champion.version,
+                "champion_bits_per_byte": score.bits_per_byte
+                if promoted or reigning is None
+                else reigning.bits_per_byte,
+                "decision": decision.reason,
+            }
+        )
+        stage.run.set_tags({"gate": decision.reason, "model_version": f"{model_name}/{version}"})
+        write_json(out, stage.results)
+        stage.run.log_path(out)
+    return stage.summary
+
+
+def _read_score(path: Path) -> Score:
+    try:
+        figures = json.loads(path.read_text(encoding="utf-8"))
+        score = Score(float(figures["bits_per_byte"]), str(figures["heldout_digest"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is no evaluation with bits_per_byte and heldout_digest ({error})") from error
+    if not math.isfinite(score.bits_per_byte):
+        raise InputError(f"{path} gives {score.bits_per_byte} bits per byte; a model so broken is not registered")
+    return score
