@@ -1,0 +1,1 @@
+"""The pipeline, its compiled form, and the local runner."""
