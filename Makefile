@@ -1,0 +1,78 @@
+# The tour of the project: `make help`.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+# Parameters of `make pipeline`, all optional: `make pipeline STEPS=300 SEED=1 CORPUS=my/texts`.
+PIPELINE_OPTIONS := $(strip \
+	$(if $(NAME),--name '$(NAME)') \
+	$(if $(RUNS),--runs '$(RUNS)') \
+	$(if $(CORPUS),--corpus '$(CORPUS)' $(if $(filter undefined,$(origin HELDOUT)),--heldout '')) \
+	$(if $(filter-out undefined,$(origin HELDOUT)),--heldout '$(HELDOUT)') \
+	$(if $(INSTRUCTIONS),--instructions '$(INSTRUCTIONS)') \
+	$(if $(VOCAB_SIZE),--vocab-size '$(VOCAB_SIZE)') \
+	$(if $(PRESET),--preset '$(PRESET)') \
+	$(if $(STEPS),--steps '$(STEPS)') \
+	$(if $(SEED),--seed '$(SEED)') \
+	$(if $(LORA_RANK),--lora-rank '$(LORA_RANK)') \
+	$(if $(LORA_STEPS),--lora-steps '$(LORA_STEPS)') \
+	$(if $(MODEL_NAME),--model-name '$(MODEL_NAME)') \
+	$(ARGS))
+
+.PHONY: help
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
+
+.PHONY: setup
+setup: $(VENV)/installed ## Make the virtual environment and install everything
+
+# One stamp for the whole environment; it is remade when a requirement changes.
+$(VENV)/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: $$($(PYTHON) --version) is too old; install Python 3.11 or newer, or name it: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@scripts/make-venv.sh '$(PYTHON)' '$(VENV)'
+	@echo "Installing the requirements (some minutes the first time) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+.PHONY: pipeline
+pipeline: $(VENV)/installed ## Train, tune, convert, evaluate and register a GPT here, without a cluster
+	@$(BIN)/python -m pipelines.local $(PIPELINE_OPTIONS)
+
+.PHONY: test
+test: $(VENV)/installed ## Run all tests
+	@$(BIN)/python -m pytest -n 2 --dist worksteal
+
+.PHONY: lint
+lint: $(VENV)/installed ## Check style, types, and that generated files are current
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+.PHONY: compile
+compile: $(VENV)/installed ## Compile the pipeline to pipelines/compiled/ and renew the components' READMEs
+	@$(BIN)/python -m pipelines.compile
+	@$(BIN)/python -m components.readme
+
+.PHONY: submit
+submit: $(VENV)/installed ## Submit the compiled pipeline to a cluster: make submit ENDPOINT=http://... EXPERIMENT=...
+	@test -n '$(ENDPOINT)' || { echo "error: ENDPOINT is not set; give the address of KFP's API: make submit ENDPOINT=http://localhost:8888" >&2; exit 1; }
+	@$(BIN)/kfp --endpoint '$(ENDPOINT)' run create -e '$(or $(EXPERIMENT),aic-ai-poc-gpt)' -r '$(or $(NAME),gpt)' \
+		-f pipelines/compiled/gpt-pipeline.yaml $(ARGS)
+
+.PHONY: mlflow-ui
+mlflow-ui: $(VENV)/installed ## Look at the runs in MLflow: http://127.0.0.1:5000
+	@MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --workers 1 \
+		--host 127.0.0.1 --port '$(or $(PORT),5000)' \
+		--backend-store-uri 'sqlite:///$(or $(RUNS),runs)/mlflow.db' --artifacts-destination '$(or $(RUNS),runs)/mlartifacts'
+
+.PHONY: doctor
+doctor: $(VENV)/installed ## Tell what is installed, what is missing and what this machine can run
+	@$(BIN)/modelcore doctor
+
+.PHONY: clean
+clean: ## Remove the virtual environment and caches; runs/ stays
+	rm -rf '$(VENV)' .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -1,0 +1,107 @@
+"""Each component works when called directly, under KFP's local runner, and compiles."""
+
+import json
+
+import pytest
+import yaml
+from kfp import compiler, dsl, local
+
+from components.readme import component_names, load_component, render
+from modelcore.stages.stage import StageSummary
+
+NAMES = (
+    "validate_data",
+    "train_tokenizer",
+    "tokenize_corpus",
+    "pretrain",
+    "finetune_lora",
+    "convert_checkpoint",
+    "evaluate",
+    "register_model",
+    "write_report",
+)
+
+
+def test_there_is_a_folder_for_every_stage():
+    assert component_names() == sorted(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_called_directly_it_makes_every_output_and_its_summary(direct_run, name):
+    root, artifacts = direct_run
+    for key in artifacts[name]:
+        assert key == "metrics" or (root / name / key).exists(), key
+    summary = StageSummary.load(root / name / "summary")
+    assert summary.stage == name
+    assert summary.seconds > 0
+
+
+@pytest.mark.parametrize("name", ["pretrain", "finetune_lora", "evaluate"])
+def test_figures_are_kfp_metrics_too(direct_run, name):
+    _, artifacts = direct_run
+    figures = artifacts[name]["metrics"].metadata
+    assert figures["stage_seconds"] > 0
+    assert all(isinstance(value, float) for value in figures.values())
+
+
+def test_what_the_chain_ships_is_a_model_that_transformers_loads(direct_run):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    root, _ = direct_run
+    export = root / "convert_checkpoint" / "export"
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(export), AutoTokenizer.from_pretrained(export)
+    ids = tokenizer("Emma was", return_tensors="pt").input_ids
+    assert model.generate(ids, max_new_tokens=4, do_sample=False).shape[1] <= ids.shape[1] + 4
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_under_the_local_runner_it_does_the_same(direct_run, arguments, mlflow_store, name, tmp_path, monkeypatch):
+    """The component alone in a pipeline, its inputs imported from the direct run."""
+    root, _ = direct_run
+    edges, parameters = arguments
+    component = load_component(name)
+    classes = {key: spec.type for key, spec in component.component_spec.inputs.items()}
+    by_title = {cls.schema_title: cls for cls in (dsl.Artifact, dsl.Dataset, dsl.Model)}
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_store[0])
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "local")
+    monkeypatch.setenv("KFP_RUN_ID", f"local-{name}")
+
+    @dsl.pipeline(name="one")
+    def one():
+        inputs = {
+            key: dsl.importer(
+                artifact_uri=str(root / source), artifact_class=by_title[classes[key].split("@")[0]], reimport=False
+            ).output
+            for key, source in edges[name].items()
+        }
+        component(**inputs, **parameters[name])
+
+    local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(tmp_path))
+    one()
+    (summary,) = tmp_path.glob(f"one-*/{name.replace('_', '-')}/summary")
+    again, before = StageSummary.load(summary), StageSummary.load(root / name / "summary")
+    assert again.results.keys() == before.results.keys()
+    for key in {"vocab_size", "train_tokens", "heldout_bits_per_byte", "bits_per_byte"} & before.results.keys():
+        assert again.results[key] == pytest.approx(before.results[key], rel=1e-5), key
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_compiles_and_installs_nothing_when_it_runs(name, tmp_path):
+    path = tmp_path / "component.yaml"
+    compiler.Compiler().compile(load_component(name), str(path))
+    (executor,) = yaml.safe_load(path.read_text())["deploymentSpec"]["executors"].values()
+    assert executor["container"]["image"].startswith("aic-ai-poc-gpt-")
+    assert not executor["container"]["image"].endswith(":latest")
+    assert "pip install" not in json.dumps(executor)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_its_readme_is_current(name):
+    from components.readme import FOLDER
+
+    assert (FOLDER / name / "README.md").read_text(encoding="utf-8") == render(name), "run: make compile"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_input_and_output_is_described(name):
+    assert "|  |" not in render(name)

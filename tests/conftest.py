@@ -1,0 +1,49 @@
+"""What tests of several folders share."""
+
+import os
+
+import pytest
+
+# One thread a test process: tests run side by side on small machines, and their sums must not depend on it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+
+# Settings of the person who runs the tests must not leak into them.
+_LEAKING = (
+    "MLFLOW_TRACKING_URI",
+    "MLFLOW_RUN_ID",
+    "KFP_RUN_ID",
+    "KFP_RUN_NAME",
+    "MODELCORE_CACHE",
+    "MLFLOW_EXPERIMENT_NAME",
+)
+
+
+@pytest.fixture(autouse=True)
+def no_leaking_settings(monkeypatch):
+    for name in _LEAKING:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def mlflow_store(tmp_path_factory):
+    """A real MLflow store, made once a test process; its tables take seconds to create."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    return f"sqlite:///{folder / 'mlflow.db'}", folder / "artifacts"
+
+
+@pytest.fixture
+def mlflow_client(mlflow_store, monkeypatch, request):
+    """A client of the store with an experiment of the test's own, which modelcore.tracking is told to use."""
+    import mlflow
+
+    uri, artifacts = mlflow_store
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", request.node.nodeid)
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")
+    mlflow.set_tracking_uri(None)
+    from modelcore import tracking
+
+    tracking.ensure_experiment(artifacts)
+    return mlflow.MlflowClient(uri)

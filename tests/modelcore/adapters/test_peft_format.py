@@ -1,0 +1,209 @@
+"""Adapters go to PEFT and come from it with the same logits; those that do not fit are refused by name."""
+
+import json
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from modelcore.adapters import LoRAConfig, add_lora, load_adapter, lora_parameters, merge, save_adapter
+from modelcore.convert.huggingface import read_huggingface, write_huggingface
+from modelcore.errors import InputError
+from modelcore.gptx import GPT, GPTConfig
+from modelcore.models import load_model, save_model
+
+SIZES = {"vocab_size": 41, "context_length": 16, "n_layers": 2, "d_model": 24, "n_heads": 4, "d_ff": 40}
+LLAMA = GPTConfig(n_kv_heads=2, **SIZES)
+LLAMA_TIED = GPTConfig(n_kv_heads=1, tie_embeddings=True, attention_bias=True, **SIZES)
+GPT2 = GPTConfig(
+    n_kv_heads=4, positions="learned", norm="layernorm", feedforward="gelu_tanh", attention_bias=True,
+    feedforward_bias=True, norm_bias=True, tie_embeddings=True, **SIZES,
+)  # fmt: skip
+TOKENS = torch.randint(41, (3, 16), generator=torch.Generator().manual_seed(5))
+TOLERANCE = 1e-4
+
+CASES = {
+    "llama, every layer": (LLAMA, {}),
+    "llama, queries and values": (LLAMA, {"targets": ("q_proj", "v_proj"), "dropout": 0.1}),
+    "llama, one layer, rank-stabilized": (LLAMA, {"targets": ("model.layers.1.self_attn.k_proj",), "rslora": True}),
+    "llama, tied, one key head, biases": (LLAMA_TIED, {"alpha": 5.5}),
+    "gpt2, every layer": (GPT2, {}),
+    "gpt2, attention": (GPT2, {"targets": ("c_attn",)}),
+}
+BOTH = pytest.mark.parametrize(("config", "lora"), CASES.values(), ids=CASES)
+
+
+def noisy(parameters):
+    generator = torch.Generator().manual_seed(1)
+    for parameter in parameters:
+        parameter.data.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
+
+
+def model_with_adapter(config, **lora):
+    torch.manual_seed(0)
+    model = add_lora(GPT(config), LoRAConfig(rank=3, **lora)).eval()
+    noisy(lora_parameters(model))
+    return model
+
+
+def base_of(config):
+    torch.manual_seed(0)
+    return GPT(config).eval()
+
+
+@BOTH
+def test_peft_loads_what_is_saved_here_and_computes_the_same(config, lora, tmp_path):
+    ours = model_with_adapter(config, **lora)
+    save_adapter(tmp_path, ours)
+    (tmp_path / "base").mkdir()
+    write_huggingface(tmp_path / "base", base_of(config), None)
+    theirs = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tmp_path / "base"), tmp_path).eval()
+    with torch.no_grad():
+        assert (theirs(TOKENS).logits - ours(TOKENS)).abs().max() <= TOLERANCE
+        merged = theirs.merge_and_unload()
+        assert (merged(TOKENS).logits - merge(ours)(TOKENS)).abs().max() <= TOLERANCE
+
+
+@BOTH
+def test_what_peft_saved_computes_the_same_here(config, lora, tmp_path):
+    (tmp_path / "base").mkdir()
+    write_huggingface(tmp_path / "base", base_of(config), None)
+    peft_config = LoraConfig(
+        r=5,
+        lora_alpha=7,
+        task_type="CAUSAL_LM",
+        target_modules=list(lora.get("targets", ())) or "all-linear",
+        use_rslora=lora.get("rslora", False),
+        fan_in_fan_out=config == GPT2,
+    )
+    theirs = get_peft_model(AutoModelForCausalLM.from_pretrained(tmp_path / "base"), peft_config).eval()
+    noisy(parameter for parameter in theirs.parameters() if parameter.requires_grad)
+    theirs.save_pretrained(tmp_path / "adapter")
+    ours = load_adapter(tmp_path / "adapter", read_huggingface(tmp_path / "base"))
+    with torch.no_grad():
+        assert (theirs(TOKENS).logits - ours(TOKENS)).abs().max() <= TOLERANCE
+
+
+@BOTH
+def test_an_adapter_comes_back_bit_for_bit(config, lora, tmp_path):
+    ours = model_with_adapter(config, **lora)
+    save_adapter(tmp_path, ours)
+    assert torch.equal(load_adapter(tmp_path, base_of(config))(TOKENS), ours(TOKENS))
+
+
+def test_target_modules_may_be_a_pattern_as_peft_writes_them(tmp_path):
+    ours = model_with_adapter(LLAMA, targets=("model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.v_proj"))
+    save_adapter(tmp_path, ours)
+    change(tmp_path, target_modules=r"model\.layers\.0\..*\.(q|v)_proj")
+    assert torch.equal(load_adapter(tmp_path, base_of(LLAMA))(TOKENS), ours(TOKENS))
+
+
+def test_loading_draws_no_random_number(tmp_path):
+    save_adapter(tmp_path, model_with_adapter(LLAMA))
+    model = base_of(LLAMA)
+    before = torch.get_rng_state()
+    load_adapter(tmp_path, model)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_an_adapter_knows_the_model_it_was_trained_on(tmp_path):
+    for name in ("base", "other", "adapter"):
+        (tmp_path / name).mkdir()
+    save_model(tmp_path / "base", base_of(LLAMA), None)
+    save_model(tmp_path / "other", GPT(LLAMA), None)
+    save_adapter(tmp_path / "adapter", model_with_adapter(LLAMA), base=tmp_path / "base")
+    load_adapter(tmp_path / "adapter", load_model(tmp_path / "base"), base=tmp_path / "base")
+    with pytest.raises(InputError, match=r"adapter was trained on another model than the one in .*other"):
+        load_adapter(tmp_path / "adapter", load_model(tmp_path / "other"), base=tmp_path / "other")
+
+
+@pytest.fixture
+def adapter(tmp_path):
+    """A saved adapter of the Llama to damage."""
+    save_adapter(tmp_path, model_with_adapter(LLAMA))
+    return tmp_path
+
+
+def change(folder, **fields):
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def rename(folder, old, new):
+    tensors = load_file(folder / "adapter_model.safetensors")
+    tensors[new] = tensors.pop(old)
+    save_file(tensors, folder / "adapter_model.safetensors")
+
+
+def test_keys_that_match_nothing_are_named(adapter):
+    key = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    save_file(tensors | {key.replace("q_proj", "x_proj"): tensors[key].clone()}, adapter / "adapter_model.safetensors")
+    with pytest.raises(InputError, match=r"1 tensors that match nothing in the model: .*x_proj\.lora_A\.weight"):
+        load_adapter(adapter, base_of(LLAMA))
+
+
+def test_keys_that_are_missing_are_named(adapter):
+    rename(adapter, "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight", "q_proj.lora_A.weight")
+    with pytest.raises(InputError, match=r"lacks 1 of the tensors needed: .*layers\.0\.self_attn\.q_proj\.lora_A"):
+        load_adapter(adapter, base_of(LLAMA))
+
+
+def test_an_adapter_of_a_model_of_another_width_is_refused(adapter):
+    wider = GPTConfig(n_kv_heads=2, **SIZES | {"d_model": 48})
+    with pytest.raises(InputError, match=r"has shape \(.*24.*\); \(.*48.*\) is needed"):
+        load_adapter(adapter, GPT(wider))
+
+
+def test_an_adapter_of_another_architecture_is_refused(adapter):
+    with pytest.raises(InputError, match="names no linear layer of this model"):
+        load_adapter(adapter, base_of(GPT2))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"peft_type": "IA3"}, "peft_type is 'IA3'"),
+        ({"use_dora": True}, "use_dora is True"),
+        ({"modules_to_save": ["lm_head"]}, r"modules_to_save is \['lm_head'\]"),
+        ({"rank_pattern": {"q_proj": 2}}, "rank_pattern is"),
+        ({"bias": "all"}, "bias is 'all'"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights is 'pissa'"),
+        ({"target_modules": []}, r"target_modules is \[\]"),
+        ({"target_modules": "nothing"}, "'nothing' matches no linear layer"),
+        ({"target_modules": "("}, r"target_modules '\(' is no pattern"),
+        ({"r": "many"}, "rank is 'many'"),
+        ({"lora_alpha": None}, "adapter_config.json"),
+    ],
+)
+def test_what_is_not_plain_lora_is_refused_by_name(adapter, fields, message):
+    change(adapter, **fields)
+    with pytest.raises(InputError, match=message):
+        load_adapter(adapter, base_of(LLAMA))
+
+
+def test_a_truncated_adapter_is_refused(adapter):
+    path = adapter / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(InputError, match=r"adapter_model\.safetensors is truncated"):
+        load_adapter(adapter, base_of(LLAMA))
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+def test_a_missing_file_is_named(adapter, name):
+    (adapter / name).unlink()
+    with pytest.raises(InputError, match=f"{name} is missing"):
+        load_adapter(adapter, base_of(LLAMA))
+
+
+def test_a_pickle_is_refused_by_name(adapter):
+    (adapter / "adapter_model.safetensors").rename(adapter / "adapter_model.bin")
+    with pytest.raises(InputError, match=r"adapter_model\.bin is a pickle, which can run code"):
+        load_adapter(adapter, base_of(LLAMA))
+
+
+def test_a_model_without_lora_cannot_be_saved_as_an_adapter(tmp_path):
+    with pytest.raises(ValueError, match="no LoRA layers"):
+        save_adapter(tmp_path, base_of(LLAMA))

@@ -1,0 +1,125 @@
+import gzip
+import hashlib
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from modelcore.data.instructions import Instruction, encode_instruction, format_prompt, load_instructions
+from modelcore.errors import InputError
+from modelcore.tokenizers import Tokenizer
+from modelcore.tokenizers.training import train_sentencepiece
+
+EXAMPLES = Path(__file__).parents[3] / "examples" / "austen"
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer")
+    novel = (EXAMPLES / "train" / "emma.txt").read_text(encoding="utf-8")[:50_000]
+    train_sentencepiece([novel], folder, vocab_size=600, algorithm="bpe", seed=0)
+    return Tokenizer.load(folder)
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(*lines: str | bytes) -> Path:
+        path = tmp_path / "pairs.jsonl"
+        path.write_bytes(b"".join((line if isinstance(line, bytes) else line.encode()) + b"\n" for line in lines))
+        return path
+
+    return write
+
+
+def pair(prompt="Is he married or single?", response="Oh! single, my dear."):
+    return json.dumps({"prompt": prompt, "response": response})
+
+
+def test_a_prompt_is_a_line_of_dialogue_and_the_opening_of_the_reply():
+    assert format_prompt("Are you well?") == '"Are you well?"\n\n"'
+
+
+def test_an_example_is_the_prompt_the_response_and_the_end(tokenizer):
+    example = encode_instruction(tokenizer, Instruction("Are you well?", "Perfectly so."))
+    prompt, response = example.tokens[~example.loss], example.tokens[example.loss]
+    assert prompt.tolist() == tokenizer.encode(format_prompt("Are you well?"))
+    assert response.tolist() == tokenizer.encode("Perfectly so.", eos=True)
+    assert example.tokens.tolist() == [*prompt, *response]
+    assert (example.tokens.dtype, example.loss.dtype) == (np.int64, np.bool_)
+
+
+def test_every_line_becomes_an_example_in_the_order_of_the_file(tokenizer, write):
+    path = write(
+        pair("One?", "Two."), "", pair("Three?", "Four."), json.dumps({"prompt": "5", "response": "6", "n": 7})
+    )
+    loaded = load_instructions(path, tokenizer, max_tokens=64)
+    responses = [tokenizer.decode(example.tokens[example.loss]) for example in loaded.examples]
+    assert responses == ["Two.", "Four.", "6"]
+    assert loaded.dropped == 0
+    assert loaded.digest == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_pairs_that_do_not_fit_are_left_out_and_counted(tokenizer, write, caplog):
+    path = write(pair(), pair(response="so " * 200), pair())
+    with caplog.at_level(logging.WARNING, "modelcore"):
+        loaded = load_instructions(path, tokenizer, max_tokens=64)
+    assert (len(loaded.examples), loaded.dropped) == (2, 1)
+    assert "dropped=1 of=3" in caplog.text
+
+
+def test_an_example_of_exactly_the_length_fits(tokenizer, write):
+    length = len(encode_instruction(tokenizer, Instruction(**json.loads(pair()))).tokens)
+    assert len(load_instructions(write(pair()), tokenizer, max_tokens=length).examples) == 1
+    with pytest.raises(
+        InputError, match=rf"none of its 1 pairs fits into {length - 1} tokens \(the shortest has {length}\)"
+    ):
+        load_instructions(write(pair()), tokenizer, max_tokens=length - 1)
+
+
+def test_the_committed_pairs_all_load(tokenizer):
+    loaded = load_instructions(EXAMPLES / "instructions.jsonl", tokenizer, max_tokens=512)
+    assert len(loaded.examples) > 1900
+    assert loaded.dropped == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{prompt: no}", r"pairs\.jsonl:2: the line is no JSON: "),
+        ("[1, 2]", r'pairs\.jsonl:2: the line is no JSON object; it must be {"prompt"'),
+        (b'{"prompt": "\xff"}', r"pairs\.jsonl:2: byte 13 of the line is not UTF-8"),
+        ('{"prompt": "Well?"}', r"pairs\.jsonl:2: the field 'response' is missing"),
+        ('{"prompt": 3, "response": "x"}', r"pairs\.jsonl:2: the field 'prompt' is 3; it must be a text"),
+        ('{"prompt": "x", "response": null}', r"pairs\.jsonl:2: the field 'response' is null; it must be a text"),
+        ('{"prompt": "x", "response": " "}', r"pairs\.jsonl:2: the field 'response' is \" \"; it must be a text"),
+        (
+            r'{"prompt": "a\ud800", "response": "x"}',
+            r"pairs\.jsonl:2: character 2 of 'prompt' is half a surrogate pair",
+        ),
+        ("[" * 100_000, r"pairs\.jsonl:2: the line is no JSON: "),
+    ],
+)
+def test_a_line_that_is_no_pair_is_named_by_file_and_line(tokenizer, write, line, message):
+    with pytest.raises(InputError, match=message) as error:
+        load_instructions(write(pair(), line), tokenizer, max_tokens=64)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("lines", [[], ["", "  "]])
+def test_an_empty_file_is_refused(tokenizer, write, lines):
+    with pytest.raises(InputError, match=r"pairs\.jsonl is empty"):
+        load_instructions(write(*lines), tokenizer, max_tokens=64)
+
+
+def test_a_missing_file_is_named(tokenizer, tmp_path):
+    with pytest.raises(InputError, match=r"instructions file .*nowhere\.jsonl does not exist"):
+        load_instructions(tmp_path / "nowhere.jsonl", tokenizer, max_tokens=64)
+
+
+def test_a_compressed_file_is_refused_with_what_would_be_right(tokenizer, tmp_path):
+    path = tmp_path / "pairs.jsonl.gz"
+    path.write_bytes(gzip.compress(pair().encode()))
+    with pytest.raises(InputError, match=r"pairs\.jsonl\.gz is compressed; unpack it first"):
+        load_instructions(path, tokenizer, max_tokens=64)

@@ -1,0 +1,240 @@
+"""The page and the table tell a run completely, need nothing beside them, and tolerate what is missing."""
+
+import html.parser
+import re
+
+import pytest
+
+from modelcore.evaluation.report import WIDTH, render_report, render_table
+from modelcore.evaluation.run_facts import duration, number
+from modelcore.stages.stage import StageSummary
+
+EVIL = '<script>alert(1)</script> & "quoted" <img src=x onerror=alert(2)>'
+
+
+def summaries() -> list[StageSummary]:
+    curve = {
+        "step": [10, 20, 30],
+        "loss": [3.0, 2.5, 2.2],
+        "bits_per_byte": [3.0, 2.4, 2.1],
+        "learning_rate": [1e-3, 5e-4, 0.0],
+        "gradient_norm": [1.0, 0.5, 0.4],
+    }
+    return [
+        StageSummary("validate_data", 9.4, 402.3, True, {"corpus": EVIL}, {"documents": 4}),
+        StageSummary(
+            "train_tokenizer",
+            6.2,
+            230.0,
+            True,
+            {"vocab_size": 2048},
+            {"vocab_size": 2048},
+            {"token_lengths": {"length": [1, 2], "count": [5, 9]}},
+        ),
+        StageSummary("tokenize_corpus", 4.9, 120.0, False, {}, {"bytes_per_token": 3.3}),
+        StageSummary(
+            "pretrain",
+            123.4,
+            640.2,
+            False,
+            {"preset": "llama-nano"},
+            {"parameters": 2123456, "steps": 30, "tokens": 123456, "tokens_per_second": 9876.5, "train_seconds": 61.0},
+            {"loss_curve": curve, "heldout_curve": {"step": [30], "bits_per_byte": [2.05]}},
+        ),
+        StageSummary("finetune_lora", 31.0, 580.0, False, {"rank": 8}, {}, {"loss_curve": curve}),
+        StageSummary("convert_checkpoint", 12.0, 712.0),
+        StageSummary(
+            "evaluate",
+            25.3,
+            433.0,
+            False,
+            {"seed": 0},
+            {
+                "bits_per_byte": 1.987,
+                "perplexity": 60.2,
+                "token_accuracy": 0.312,
+                "bzip2_bits_per_byte": 2.101,
+                "heldout_bytes": 673687,
+                "samples": [{"prompt": "Is she well?", "before": EVIL + "\x1b[2J", "after": "Yes, ma'am. " * 30}],
+            },
+            {
+                "bits_per_byte": {
+                    "name": ["tuned model", "gzip -9", "bzip2 -9"],
+                    "bits_per_byte": [1.987, 2.9, 2.101],
+                    "is_model": [True, False, False],
+                }
+            },
+        ),
+        StageSummary(
+            "register_model",
+            6.1,
+            240.0,
+            False,
+            {"model_name": "aic-gpt"},
+            {"model_name": "aic-gpt", "version": "3", "champion": True, "decision": "better: 1.987 against 2.011"},
+        ),
+    ]
+
+
+class Page(html.parser.HTMLParser):
+    """Collects a page's tags, attributes and text, and checks that tags close in order."""
+
+    EMPTY = frozenset({"meta", "link", "img", "br", "hr", "input"})
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags, self.attributes, self.text, self._open = [], [], "", []
+        self.feed(page)
+        assert not self._open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in self.EMPTY:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def page() -> Page:
+    return Page(render_report(summaries(), run_folder="runs/monday/"))
+
+
+def test_the_page_is_well_formed_and_loads_nothing(page):
+    assert not {"script", "link", "img", "iframe", "object"} & set(page.tags)
+    for name, value in page.attributes:
+        assert not name.startswith("on")
+        if name in ("src", "href", "xlink:href", "data", "action"):
+            assert value.startswith("#")
+    assert "url(http" not in page.text
+    assert "@import" not in page.text
+
+
+def test_the_page_shows_what_models_and_files_say_as_text(page):
+    assert EVIL in page.text
+
+
+def test_the_page_has_every_stage_with_time_memory_and_cache(page):
+    text = re.sub(r"\s+", " ", page.text)
+    for summary in summaries():
+        assert summary.stage in page.text
+    assert "2 min 03 s640 MiB" in text
+    assert "9.4 s402 MiByes" in text
+    assert "712 MiB" in text
+
+
+def test_the_page_has_figures_pictures_samples_gate_places_and_commands(page):
+    assert page.tags.count("svg") == 5  # scores, loss, learning rate, tuning, token lengths
+    for expected in (
+        "1.987",
+        "bzip2 -9: 2.101",
+        "31.2%",
+        "2,123,456",
+        "Is she well?",
+        "aic-gpt version 3, @candidate and @champion",
+        "better: 1.987 against 2.011",
+        "runs/monday/export/",
+        "make mlflow-ui",
+        "modelcore generate --model runs/monday/export --chat --prompt 'Is she well?'",
+        "llama-nano",
+    ):
+        assert expected in page.text
+
+
+def test_ids_are_unique_on_the_page(page):
+    ids = [value for name, value in page.attributes if name == "id"]
+    assert ids
+    assert len(ids) == len(set(ids))
+
+
+@pytest.mark.parametrize("missing", [summary.stage for summary in summaries()])
+def test_a_stage_may_be_missing(missing):
+    rest = [summary for summary in summaries() if summary.stage != missing and not summary.series]
+    Page(render_report(rest))
+    assert missing not in render_table(rest)
+
+
+def test_stages_may_tell_nothing():
+    silent = [StageSummary(summary.stage) for summary in summaries()]
+    Page(render_report(silent, run_folder="runs/monday"))
+    assert "held-out" not in render_table(silent)
+    Page(render_report([]))
+    render_table([])
+
+
+def test_pictures_need_no_other_stage():
+    """Each stage that has curves, alone on its page."""
+    for summary in summaries():
+        assert ("svg" in Page(render_report([summary])).tags) == bool(summary.series)
+
+
+def test_curves_without_a_row_are_left_out():
+    stage = StageSummary("pretrain", series={"loss_curve": {"step": [], "loss": []}})
+    assert "svg" not in Page(render_report([stage])).tags
+
+
+def test_the_table_has_the_same_content_in_a_hundred_columns():
+    table = render_table(summaries(), run_folder="runs/monday", total_seconds=233.5)
+    for expected in (
+        "validate_data                  9.4 s         402 MiB   from the cache",
+        "pretrain                  2 min 03 s         640 MiB",
+        "whole run                 3 min 54 s         712 MiB",
+        "tuned model            1.987",
+        "bzip2 -9               2.101",
+        "prompt        Is she well?",
+        "registered    aic-gpt version 3, @candidate and @champion",
+        "gate          better: 1.987 against 2.011",
+        "runs/monday/export/",
+        "make mlflow-ui",
+        ".venv/bin/modelcore generate --model runs/monday/export",
+    ):
+        assert expected in table
+    assert table.index("tuned model") < table.index("bzip2 -9") < table.index("gzip -9")
+    assert max(len(line) for line in table.splitlines() if "modelcore generate" not in line) <= WIDTH
+
+
+def test_a_models_text_cannot_steer_the_terminal():
+    table = render_table(summaries())
+    assert "\x1b" not in table
+    assert "\ufffd[2J" in table
+
+
+def test_a_candidate_that_lost_is_not_called_champion():
+    stages = summaries()
+    stages[-1].results |= {"champion": False, "decision": "not better"}
+    assert "aic-gpt version 3, @candidate\n" in render_table(stages)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0, "0.0 s"), (59.94, "59.9 s"), (59.96, "1 min 00 s"), (123.4, "2 min 03 s"), (3720, "1 h 02 min")],
+)
+def test_times_are_for_people(seconds, shown):
+    assert duration(seconds) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (1234567, "1,234,567"),
+        (12345.6, "12,346"),
+        (1.98765, "1.988"),
+        (1.2e-6, "1.2e-06"),
+        (True, "True"),
+        (None, ""),
+        ("x", "x"),
+        (float("nan"), "nan"),
+        (float("inf"), "inf"),
+    ],
+)
+def test_numbers_are_for_people(value, shown):
+    assert number(value) == shown

@@ -1,0 +1,279 @@
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from modelcore.atomic import write_json
+from modelcore.data.shards import FORMAT, VERSION
+from modelcore.errors import InputError
+from modelcore.models import load_model
+from modelcore.stages.pretrain import pretrain
+from modelcore.stages.stage import StageSummary
+
+RECIPE = """
+model: llama-nano
+overrides: {n_layers: 2, d_model: 32, n_heads: 4, d_ff: 48, dropout: 0.1}
+training:
+  steps: 24
+  batch_size: 4
+  sequence_length: 16
+  learning_rate: 3.0e-3
+  optimizer: muon
+  warmup_steps: 4
+  eval_every: 10
+  eval_tokens: 100
+  checkpoint_every: 5
+  log_every: 3
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(RECIPE)
+    return path
+
+
+@pytest.fixture
+def tokens(tmp_path):
+    """A token folder of a vocabulary of 61, written as modelcore.data.shards lays it out."""
+    folder = tmp_path / "tokens"
+    generator = np.random.default_rng(0)
+    folder.mkdir()
+    (folder / "tokenizer.model").write_bytes(b"a tokenizer")
+    splits = {}
+    for split, length in (("train", 2000), ("heldout", 300)):
+        (folder / split).mkdir()
+        content = {
+            f"{split}/00000.bin": generator.integers(0, 61, length).astype("<u2").tobytes(),
+            f"{split}/bounds.npy": None,
+        }
+        np.save(folder / split / "bounds.npy", np.array([0, length], dtype=np.int64))
+        (folder / split / "00000.bin").write_bytes(content[f"{split}/00000.bin"])
+        described = [
+            {
+                "name": name,
+                "size": (folder / name).stat().st_size,
+                "sha256": hashlib.sha256((folder / name).read_bytes()).hexdigest(),
+            }
+            for name in content
+        ]
+        splits[split] = {
+            "documents": 1,
+            "tokens": length,
+            "text_bytes": 3 * length,
+            "shards": described[:1],
+            "bounds": described[1],
+        }
+    meta = {
+        "format": FORMAT,
+        "version": VERSION,
+        "dtype": "<u2",
+        "vocab_size": 61,
+        "tokenizer_digest": hashlib.sha256(b"a tokenizer").hexdigest(),
+        "splits": splits,
+    }
+    write_json(folder / "meta.json", meta)
+    return folder
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def equal(ours, theirs):
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_the_outcome_is_a_model_folder_with_tokenizer_recipe_and_curves(tokens, recipe, tmp_path):
+    out = tmp_path / "run" / "checkpoint"
+    summary = pretrain(tokens=tokens, out=out, preset=str(recipe), summary=tmp_path / "summary.json")
+
+    model = load_model(out)
+    assert model.config.vocab_size == 61
+    assert model.config.context_length == 16
+    assert (out / "tokenizer.model").read_bytes() == b"a tokenizer"
+    training = json.loads((out / "training.json").read_text())
+    assert training["recipe"]["training"]["steps"] == 24
+    assert training["loss_curve"] == summary.series["loss_curve"]
+
+    results = summary.results
+    assert results["parameters"] == model.config.num_params()
+    assert results["tokens"] == 24 * 4 * 16
+    assert results["skipped_steps"] == 0
+    assert 0 < results["heldout_bits_per_byte"] < 4
+    assert results["train_seconds"] > 0
+    assert summary.series["loss_curve"]["step"] == list(range(3, 25, 3))
+    assert summary.series["heldout_curve"]["step"] == [10, 20, 24]
+    assert StageSummary.load(tmp_path / "summary.json") == summary
+    assert [path.name for path in out.parent.iterdir()] == ["checkpoint"]  # nothing is left beside it
+
+
+def test_what_the_caller_gives_goes_before_the_recipe(tokens, recipe, tmp_path):
+    pretrain(
+        tokens=tokens,
+        out=tmp_path / "out",
+        preset=str(recipe),
+        steps=12,
+        batch_size=6,
+        sequence_length=8,
+        learning_rate=6e-3,
+        optimizer="adamw",
+        seed=5,
+        device="cpu",
+    )
+    training = json.loads((tmp_path / "out" / "training.json").read_text())["recipe"]["training"]
+    expected = {
+        "steps": 12,
+        "warmup_steps": 1,
+        "batch_size": 6,
+        "sequence_length": 8,
+        "learning_rate": 6e-3,
+        "muon_learning_rate": 0.04,
+        "optimizer": "adamw",
+        "seed": 5,
+    }
+    assert {key: training[key] for key in expected} == expected
+    assert load_model(tmp_path / "out").config.context_length == 8
+
+
+def test_the_seed_decides_the_outcome(tokens, recipe, tmp_path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        pretrain(tokens=tokens, out=tmp_path / name, preset=str(recipe), steps=3, seed=seed)
+    assert equal(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    assert not equal(weights(tmp_path / "a"), weights(tmp_path / "c"))
+
+
+KILLED_BETWEEN = """
+import modelcore.training.loop as loop
+real = loop.accumulate_gradients
+calls = 0
+def accumulate_gradients(*arguments):
+    global calls
+    calls += 1
+    if calls == 13:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*arguments)
+loop.accumulate_gradients = accumulate_gradients
+"""
+
+KILLED_WHILE_SAVING = """
+import modelcore.training.state as state
+real = state.save_file
+calls = 0
+def save_file(tensors, path):
+    global calls
+    calls += 1
+    real(tensors, path)
+    if calls == 6:  # the optimizer's half of the third checkpoint
+        os.truncate(path, 100)
+        os.kill(os.getpid(), signal.SIGKILL)
+state.save_file = save_file
+"""
+
+
+@pytest.mark.parametrize("death", [KILLED_BETWEEN, KILLED_WHILE_SAVING], ids=["in a step", "while saving"])
+def test_a_process_killed_and_started_again_ends_bit_for_bit_like_one_never_killed(tokens, recipe, tmp_path, death):
+    out = tmp_path / "run" / "checkpoint"
+    program = f"""
+import os, signal, sys
+{textwrap.dedent(death)}
+from modelcore.stages.pretrain import pretrain
+pretrain(tokens={str(tokens)!r}, out={str(out)!r}, preset={str(recipe)!r}, seed=3)
+"""
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.run([sys.executable, "-c", program], env=os.environ | threads, check=False)
+    assert process.returncode == -signal.SIGKILL
+    assert not out.exists()
+    state = out.parent / ".checkpoint.training"
+    assert sorted(path.name for path in state.iterdir() if path.name[0] != ".") == ["step-00000005", "step-00000010"]
+
+    summary = pretrain(tokens=tokens, out=out, preset=str(recipe), seed=3)
+    pretrain(tokens=tokens, out=tmp_path / "unbroken", preset=str(recipe), seed=3)
+    assert equal(weights(out), weights(tmp_path / "unbroken"))
+    assert summary.series["loss_curve"]["step"] == list(range(3, 25, 3))
+    assert not state.exists()
+
+
+def test_checkpoints_at_an_address_of_ones_own_stay_and_are_gone_on_from(tokens, recipe, tmp_path):
+    place = tmp_path / "checkpoints"
+    for name in ("first", "second"):
+        pretrain(tokens=tokens, out=tmp_path / name, preset=str(recipe), checkpoint_uri=str(place))
+    assert sorted(path.name for path in place.iterdir()) == ["step-00000020", "step-00000024"]
+    assert equal(weights(tmp_path / "first"), weights(tmp_path / "second"))
+
+
+def test_checkpoints_of_another_run_are_refused_by_the_setting_that_differs(tokens, recipe, tmp_path):
+    place = str(tmp_path / "checkpoints")
+    pretrain(tokens=tokens, out=tmp_path / "out", preset=str(recipe), checkpoint_uri=place)
+    before = weights(tmp_path / "out")
+    with pytest.raises(InputError, match=r"is of another run: training\.seed was 0, is now 1"):
+        pretrain(tokens=tokens, out=tmp_path / "out", preset=str(recipe), checkpoint_uri=place, seed=1)
+    assert equal(weights(tmp_path / "out"), before)
+
+
+def test_an_earlier_model_is_replaced(tokens, recipe, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "old").touch()
+    pretrain(tokens=tokens, out=out, preset=str(recipe), steps=2)
+    assert not (out / "old").exists()
+    assert load_model(out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"preset": "gpt5"}, "unknown recipe 'gpt5'; known: "),
+        ({"batch_size": 4000}, "corpus is too small"),
+        ({"sequence_length": 5000}, "corpus is too small"),
+        ({"steps": -1}, "steps is -1"),
+        ({"learning_rate": -1.0}, "learning_rate is -1.0"),
+        ({"optimizer": "sgd"}, "optimizer is 'sgd'; it must be one of: adamw, muon"),
+        ({"device": "cuda:9"}, "device 'cuda:9' cannot be used"),
+        ({"device": "abacus"}, "device 'abacus' cannot be used"),
+        ({"checkpoint_uri": "ftp://host/x"}, "ftp:// is not supported"),
+    ],
+)
+def test_what_the_caller_gives_wrong_is_said_in_one_line_and_what_was_there_stays(
+    tokens, recipe, tmp_path, arguments, said
+):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "old").touch()
+    with pytest.raises(InputError) as caught:
+        pretrain(**({"tokens": tokens, "out": out, "preset": str(recipe)} | arguments))
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert (out / "old").exists()
+
+
+def test_a_missing_token_folder_is_named(tmp_path, recipe):
+    with pytest.raises(InputError, match="nowhere"):
+        pretrain(tokens=tmp_path / "nowhere", out=tmp_path / "out", preset=str(recipe))
+
+
+def test_the_tokenizer_of_other_tokens_is_refused(tokens, recipe, tmp_path):
+    (tokens / "tokenizer.model").write_bytes(b"another tokenizer")
+    with pytest.raises(InputError, match="is not the tokenizer that made the tokens beside it"):
+        pretrain(tokens=tokens, out=tmp_path / "out", preset=str(recipe))
+
+
+def test_a_tracked_run_has_its_curves_step_by_step(tokens, recipe, tmp_path, mlflow_client):
+    pretrain(tokens=tokens, out=tmp_path / "out", preset=str(recipe), steps=6)
+    experiment = mlflow_client.search_experiments()[0]
+    (run,) = mlflow_client.search_runs([experiment.experiment_id])
+    for name in ("loss", "bits_per_byte", "learning_rate", "gradient_norm", "tokens_per_second", "mfu"):
+        steps = [point.step for point in mlflow_client.get_metric_history(run.info.run_id, name)]
+        assert {3, 6} <= set(steps), name
+    assert run.data.params["recipe.steps"] == "6"
+    assert run.data.params["model.d_model"] == "32"
+    assert {file.path for file in mlflow_client.list_artifacts(run.info.run_id)} >= {"loss_curve.png"}

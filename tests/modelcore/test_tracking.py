@@ -1,0 +1,123 @@
+"""Every stage's figures end up in one MLflow tree, wherever the stage runs."""
+
+import subprocess
+import sys
+
+import pytest
+
+from modelcore import tracking
+from modelcore.errors import InputError
+from modelcore.stages.stage import Stage
+
+
+def runs_of(client, monkeypatch):
+    import os
+
+    experiment = client.get_experiment_by_name(os.environ["MLFLOW_EXPERIMENT_NAME"])
+    return client.search_runs([experiment.experiment_id], order_by=["attributes.start_time ASC"])
+
+
+def test_without_a_tracking_server_nothing_is_tracked_and_mlflow_is_not_imported():
+    code = (
+        "import sys\n"
+        "from modelcore.stages.stage import Stage\n"
+        "with Stage('demo', {'k': 1}) as stage:\n"
+        "    stage.run.log_metrics({'loss': 1.0}, step=1)\n"
+        "assert stage.run.run_id is None\n"
+        "sys.exit('mlflow' in sys.modules)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_stage_on_the_command_line_is_a_run_of_its_own(mlflow_client, monkeypatch):
+    with Stage("demo", {"k": 1}) as stage:
+        stage.run.log_metrics({"loss": 2.0}, step=1)
+        stage.run.log_metrics({"loss": 1.5, "broken": float("nan")}, step=2)
+        stage.results["final"] = 7
+    (run,) = runs_of(mlflow_client, monkeypatch)
+    assert (run.info.status, run.info.run_name) == ("FINISHED", "demo")
+    assert run.data.params == {"k": "1"}
+    assert [(m.step, m.value) for m in mlflow_client.get_metric_history(run.info.run_id, "loss")] == [
+        (1, 2.0),
+        (2, 1.5),
+    ]
+    assert run.data.metrics["final"] == 7
+    assert run.data.metrics["stage_seconds"] > 0
+    assert "broken" not in run.data.metrics
+    assert "mlflow.parentRunId" not in run.data.tags
+
+
+def test_stages_of_one_pipeline_run_are_children_of_one_parent(mlflow_client, monkeypatch):
+    monkeypatch.setenv("KFP_RUN_ID", "abc-1")
+    monkeypatch.setenv("KFP_RUN_NAME", "monday")
+    for name in ("first", "second"):
+        with Stage(name, {}):
+            pass
+    tracking.start_pipeline("abc-1").end()
+    runs = {run.info.run_name: run for run in runs_of(mlflow_client, monkeypatch)}
+    assert runs.keys() == {"monday", "first", "second"}
+    for name in ("first", "second"):
+        assert runs[name].data.tags["mlflow.parentRunId"] == runs["monday"].info.run_id
+        assert runs[name].data.tags["kfp.pipeline_run_id"] == "abc-1"
+    assert runs["monday"].info.status == "FINISHED"
+
+
+def test_a_run_that_kfp_made_is_used_and_left_for_kfp_to_end(mlflow_client, monkeypatch):
+    import os
+
+    experiment = mlflow_client.get_experiment_by_name(os.environ["MLFLOW_EXPERIMENT_NAME"])
+    made = mlflow_client.create_run(experiment.experiment_id)
+    mlflow_client.log_param(made.info.run_id, "seed", "5")
+    monkeypatch.setenv("MLFLOW_RUN_ID", made.info.run_id)
+    with Stage("demo", {"seed": 6, "k": 1}) as stage:
+        assert stage.run.run_id == made.info.run_id
+    run = mlflow_client.get_run(made.info.run_id)
+    assert run.info.status == "RUNNING"
+    assert run.data.params == {"seed": "5", "k": "1"}, "a parameter that the launcher logged keeps its value"
+
+
+def test_a_failed_stage_is_marked_failed_with_its_reason(mlflow_client, monkeypatch):
+    with pytest.raises(InputError), Stage("demo", {}):
+        raise InputError("the corpus is empty")
+    (run,) = runs_of(mlflow_client, monkeypatch)
+    assert run.info.status == "FAILED"
+    assert run.data.tags["failure"] == "InputError: the corpus is empty"
+
+
+def test_texts_pictures_folders_and_data_sets_arrive(mlflow_client, monkeypatch, tmp_path):
+    from matplotlib.figure import Figure
+
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "index.html").write_text("<p>")
+    with Stage("demo", {}) as stage:
+        stage.run.log_text("hello", "samples.txt")
+        stage.run.log_figure(Figure(), "pictures/loss.png")
+        stage.run.log_path(tmp_path / "docs", "docs")
+        stage.run.log_dataset(name="novels", source="s3://b/novels", digest="ab" * 32, rows=3, context="training")
+    (run,) = runs_of(mlflow_client, monkeypatch)
+    names = {
+        item.path
+        for folder in (None, "pictures", "docs")
+        for item in mlflow_client.list_artifacts(run.info.run_id, folder)
+    }
+    assert {"samples.txt", "pictures/loss.png", "docs/index.html"} <= names
+    (dataset,) = run.inputs.dataset_inputs
+    assert dataset.dataset.digest == ("ab" * 32)[:36]
+    assert "ab" * 32 in dataset.dataset.profile
+
+
+def test_system_metrics_are_sampled_while_the_stage_runs(mlflow_client, monkeypatch):
+    import threading
+
+    with Stage("demo", {}) as stage:
+        sampled = threading.Event()
+        send = stage.run._monitor.mlflow_logger.record_metrics
+
+        def record(*arguments, **options):
+            send(*arguments, **options)
+            sampled.set()
+
+        stage.run._monitor.mlflow_logger.record_metrics = record
+        assert sampled.wait(30)
+    (run,) = runs_of(mlflow_client, monkeypatch)
+    assert any(key.startswith("system/") for key in run.data.metrics)

@@ -1,0 +1,113 @@
+from contextlib import nullcontext
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from modelcore.training import loss as loss_module
+from modelcore.training.loop import accumulate_gradients
+from modelcore.training.loss import IGNORED, count_targets, summed_loss
+
+BATCH, TIME, WIDTH, VOCABULARY = 3, 5, 8, 11
+
+
+@pytest.fixture
+def head():
+    torch.manual_seed(0)
+    return nn.Linear(WIDTH, VOCABULARY, bias=False)
+
+
+@pytest.fixture
+def hidden():
+    return torch.randn(BATCH, TIME, WIDTH, generator=torch.Generator().manual_seed(1), requires_grad=True)
+
+
+@pytest.fixture
+def targets():
+    """Every row has another number of targets that count; the last row has none."""
+    targets = torch.randint(VOCABULARY, (BATCH, TIME), generator=torch.Generator().manual_seed(2))
+    targets[0, 1] = targets[1, 2:] = targets[2, :] = IGNORED
+    return targets
+
+
+def reference(hidden, head, targets):
+    return F.cross_entropy(head(hidden).flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")
+
+
+@pytest.mark.parametrize("tokens_a_chunk", [1, 4, 100])
+def test_loss_and_gradients_equal_cross_entropy_of_the_whole_logits(hidden, head, targets, tokens_a_chunk, monkeypatch):
+    monkeypatch.setattr(loss_module, "_CHUNK_ON_CPU", tokens_a_chunk * VOCABULARY)
+    expected = reference(hidden, head, targets)
+    expected_gradients = torch.autograd.grad(3.0 * expected, [hidden, head.weight])
+
+    found = summed_loss(hidden, head, targets)
+    gradients = torch.autograd.grad(3.0 * found, [hidden, head.weight])
+
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    for ours, theirs in zip(gradients, expected_gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_targets_that_do_not_count_have_no_gradient(hidden, head, targets):
+    (gradient,) = torch.autograd.grad(summed_loss(hidden, head, targets), hidden)
+    assert (gradient[targets == IGNORED] == 0).all()
+    assert (gradient[targets != IGNORED] != 0).any(dim=-1).all()
+
+
+def test_targets_are_counted(targets):
+    assert count_targets(targets) == 6
+
+
+def test_without_gradients_the_same_loss_is_found_and_none_is_computed(hidden, head, targets):
+    with torch.no_grad():
+        loss = summed_loss(hidden, head, targets)
+    assert not loss.requires_grad
+    torch.testing.assert_close(loss, reference(hidden, head, targets).detach())
+
+
+def test_a_frozen_head_still_passes_the_gradient_on(hidden, head, targets):
+    head.weight.requires_grad_(False)
+    expected = torch.autograd.grad(reference(hidden, head, targets), hidden)
+    torch.testing.assert_close(torch.autograd.grad(summed_loss(hidden, head, targets), hidden), expected)
+
+
+def test_a_head_of_another_kind_is_called(hidden, targets):
+    adapted = nn.Sequential(nn.Linear(WIDTH, 4), nn.Linear(4, VOCABULARY))
+    torch.testing.assert_close(summed_loss(hidden, adapted, targets), reference(hidden, adapted, targets))
+
+
+def test_under_autocast_the_loss_is_fp32_and_near_the_reference(hidden, head, targets):
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = summed_loss(hidden, head, targets)
+    gradients = torch.autograd.grad(loss, [hidden, head.weight])
+    assert loss.dtype == torch.float32
+    assert [gradient.dtype for gradient in gradients] == [torch.float32, torch.float32]
+    expected = reference(hidden, head, targets)
+    torch.testing.assert_close(loss, expected, rtol=0.02, atol=0.02)
+    expected_gradients = torch.autograd.grad(expected, [hidden, head.weight])
+    for ours, theirs in zip(gradients, expected_gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0.05, atol=0.03)
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 2, 4])
+def test_a_ragged_batch_in_pieces_has_the_gradient_of_the_whole(make_model, micro_batch_size):
+    tokens = torch.randint(61, (8, 17), generator=torch.Generator().manual_seed(3))
+    inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].clone()
+    for row in range(8):
+        targets[row, 2 * row :] = IGNORED  # the first row has no target that counts, the last one 14
+    gradients, losses = [], []
+    for size in (0, micro_batch_size):
+        model = make_model(dropout=0.0)
+        losses.append(accumulate_gradients(model.hidden, model.head, inputs, targets, size, nullcontext))
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    torch.testing.assert_close(losses[1], losses[0], rtol=0, atol=1e-6)
+    for whole, pieces in zip(*gradients, strict=True):
+        torch.testing.assert_close(pieces, whole, rtol=0, atol=1e-6)
+
+
+def test_a_batch_without_any_target_has_loss_zero(make_model):
+    model = make_model()
+    tokens = torch.zeros(2, 16, dtype=torch.long)
+    loss = accumulate_gradients(model.hidden, model.head, tokens, torch.full_like(tokens, IGNORED), 0, nullcontext)
+    assert loss == 0

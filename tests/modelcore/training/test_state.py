@@ -1,0 +1,183 @@
+import json
+import logging
+import random
+import re
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from modelcore.errors import InputError
+from modelcore.training.optimizer import Optimizer
+from modelcore.training.state import (
+    find_fault,
+    latest_checkpoint,
+    load_checkpoint,
+    restore_random_state,
+    save_checkpoint,
+)
+
+IDENTITY = {"training": {"steps": 20, "seed": 1, "betas": [0.9, 0.95]}, "tokens": "abc"}
+
+
+@pytest.fixture
+def run(make_model, make_settings):
+    """A model and an optimizer that have taken one step."""
+    model = make_model()
+    optimizer = Optimizer(model, make_settings(optimizer="muon"))
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step(1.0, torch.tensor(1.0))
+    return model, optimizer
+
+
+@pytest.fixture
+def save(tmp_path, run):
+    def save(step, keep=3):
+        return save_checkpoint(tmp_path, step, *run, identity=IDENTITY, progress={"steps": step}, keep=keep)
+
+    return save
+
+
+@pytest.fixture
+def fresh(make_model, make_settings):
+    model = make_model()
+    return model, Optimizer(model, make_settings(optimizer="muon"))
+
+
+def test_a_checkpoint_is_four_files_and_the_head_is_stored_once(save, run):
+    path = save(5)
+    assert path.name == "step-00000005"
+    assert {file.name for file in path.iterdir()} == {
+        "model.safetensors",
+        "optimizer.safetensors",
+        "state.json",
+        "manifest.json",
+    }
+    assert "head.weight" not in load_file(path / "model.safetensors")
+    assert find_fault(path) is None
+
+
+def test_weights_and_optimizer_state_come_back_bit_for_bit(save, run, fresh):
+    state = load_checkpoint(save(5), *fresh, identity=IDENTITY)
+    assert state["step"] == 5
+    assert state["progress"] == {"steps": 5}
+    for (name, before), after in zip(run[0].named_parameters(), fresh[0].parameters(), strict=True):
+        assert torch.equal(before, after), name
+    for name, tensor in run[1].state_tensors().items():
+        assert torch.equal(fresh[1].state_tensors()[name], tensor), name
+
+
+def test_random_generators_go_on_where_they_were(save, fresh):
+    torch.manual_seed(3)
+    random.seed(4)
+    np.random.seed(5)
+    path = save(5)
+
+    def draw():
+        return torch.rand(3).tolist(), random.random(), random.gauss(0, 1), np.random.rand(3).tolist()
+
+    expected = draw()
+    draw()
+    restore_random_state(load_checkpoint(path, *fresh, identity=IDENTITY))
+    assert draw() == expected
+
+
+def test_the_newest_checkpoints_are_kept_and_older_ones_removed(save, tmp_path):
+    for step in (1, 2, 10):
+        save(step, keep=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002", "step-00000010"]
+    assert latest_checkpoint(tmp_path).name == "step-00000010"
+
+
+def test_without_checkpoints_there_is_none(tmp_path):
+    assert latest_checkpoint(tmp_path) is None
+    assert latest_checkpoint(tmp_path / "never-made") is None
+
+
+def damage_truncated(path):
+    content = (path / "model.safetensors").read_bytes()
+    (path / "model.safetensors").write_bytes(content[:-1])
+
+
+def damage_flipped(path):
+    content = bytearray((path / "optimizer.safetensors").read_bytes())
+    content[-1] ^= 1
+    (path / "optimizer.safetensors").write_bytes(content)
+
+
+def damage_missing(path):
+    (path / "state.json").unlink()
+
+
+def damage_no_manifest(path):
+    (path / "manifest.json").unlink()
+
+
+def damage_manifest(path):
+    (path / "manifest.json").write_text("{")
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (damage_truncated, "model.safetensors has .* bytes and should have"),
+        (damage_flipped, "optimizer.safetensors does not have the SHA-256 sum"),
+        (damage_missing, "state.json is missing"),
+        (damage_no_manifest, "manifest.json is missing"),
+        (damage_manifest, "manifest.json cannot be read"),
+    ],
+)
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning(save, tmp_path, caplog, damage, said):
+    save(5)
+    damage(save(6))
+    with caplog.at_level(logging.WARNING, "modelcore"):
+        logging.getLogger("modelcore").propagate = True
+        found = latest_checkpoint(tmp_path)
+    assert found.name == "step-00000005"
+    assert len(caplog.records) == 1
+    assert caplog.records[0].levelname == "WARNING"
+    assert re.search(f"step-00000006 is passed over: {said}", caplog.text)
+
+
+def test_what_a_killed_process_left_half_written_is_no_checkpoint_and_is_removed(save, tmp_path):
+    save(5)
+    rest = tmp_path / ".step-00000006.abc.tmp"
+    rest.mkdir()
+    (rest / "model.safetensors").write_bytes(b"half")
+    assert latest_checkpoint(tmp_path).name == "step-00000005"
+    assert not rest.exists()
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (
+            {"training": {"steps": 20, "seed": 2, "betas": [0.9, 0.95]}, "tokens": "abc"},
+            "training.seed was 1, is now 2",
+        ),
+        (
+            {"training": {"steps": 30, "seed": 2, "betas": [0.9, 0.95]}, "tokens": "xyz"},
+            "training.steps was 20, is now 30",
+        ),
+        ({**IDENTITY, "tokens": "xyz"}, "tokens was 'abc', is now 'xyz'"),
+        ({**IDENTITY, "model": {"d_model": 8}}, "model.d_model was None, is now 8"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused_by_the_first_setting_that_differs(save, fresh, other, said):
+    path = save(5)
+    before = fresh[0].embedding.weight.clone()
+    with pytest.raises(InputError) as caught:
+        load_checkpoint(path, *fresh, identity=other)
+    assert said in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert torch.equal(fresh[0].embedding.weight, before)
+
+
+def test_a_checkpoint_of_a_newer_version_is_refused(save, fresh):
+    path = save(5)
+    state = json.loads((path / "state.json").read_text())
+    (path / "state.json").write_text(json.dumps(state | {"version": 99}))
+    with pytest.raises(InputError, match="version 99"):
+        load_checkpoint(path, *fresh, identity=IDENTITY)
