@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from modelcore import __version__, logs
 from modelcore.errors import InputError
@@ -67,7 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-Commands = "argparse._SubParsersAction[argparse.ArgumentParser]"
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _add(
@@ -93,7 +94,7 @@ def _add_validate_data(commands: Commands) -> None:
             train_out=options.out / "train",
             heldout_out=options.out / "heldout",
             quarantine_out=options.out / "quarantine",
-            docs_out=options.out / "data_docs.html",
+            docs_out=options.out / "data_docs",
             text_field=options.text_field,
             heldout_fraction=options.heldout_fraction,
             max_bad_fraction=options.max_bad_fraction,
@@ -126,7 +127,7 @@ def _add_train_tokenizer(commands: Commands) -> None:
     parser.add_argument("corpus", type=Path, help="file or folder of .txt, .jsonl or .parquet")
     parser.add_argument("--out", type=Path, required=True, help="folder for tokenizer.model and its Hugging Face form")
     parser.add_argument("--vocab-size", type=int, default=2048, help="number of tokens")
-    parser.add_argument("--algorithm", choices=("unigram", "bpe"), default="unigram", help="SentencePiece's algorithm")
+    parser.add_argument("--algorithm", choices=("unigram", "bpe"), default="bpe", help="SentencePiece's algorithm")
     parser.add_argument("--seed", type=int, default=0, help="seed of the sentence sampling on large corpora")
 
 
@@ -202,7 +203,7 @@ def _add_finetune(commands: Commands) -> None:
     parser.add_argument("--rank", type=int, default=8, help="rank of the adapter's matrices")
     parser.add_argument("--alpha", type=float, default=16.0, help="the update is multiplied by alpha / rank")
     parser.add_argument("--steps", type=int, default=200, help="optimizer steps")
-    parser.add_argument("--learning-rate", type=float, default=2e-3, help="peak learning rate")
+    parser.add_argument("--learning-rate", type=float, default=5e-3, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=0, help="seed of the adapter and of the order of samples")
 
 

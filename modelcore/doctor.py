@@ -19,7 +19,6 @@ PACKAGES = (
     ("great-expectations", "data", "validate-data"),
     ("pandas", "data", "validate-data"),
     ("pyarrow", "data", "reading and writing parquet"),
-    ("zstandard", "data", "reading .zst"),
     ("boto3", "storage", "s3:// paths"),
     ("transformers", "convert", "checking exports, register"),
     ("mlflow", "tracking", "tracking, register"),

@@ -75,8 +75,9 @@ def register_huggingface(name: str, export: Path, run_id: str, tags: Mapping[str
         raise InputError(f"model name {name!r} is not usable; take letters, digits, '-' and '_'")
     # Everything is on this disk: the hub would only be asked for a model card that does not exist.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    import mlflow
     import transformers
+
+    import mlflow
 
     transformers.utils.logging.disable_progress_bar()
     logging.getLogger("mlflow.transformers").setLevel(logging.ERROR)

@@ -214,6 +214,7 @@ def _start_system_metrics(run_id: str) -> Any:
     """Samples CPU, memory and GPU use in the background into the run's ``system/…`` metrics."""
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
+    logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)
     interval = float(os.environ.get("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "2"))
     monitor = SystemMetricsMonitor(run_id, sampling_interval=interval, samples_before_logging=1)
     monitor.start()

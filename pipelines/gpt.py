@@ -25,7 +25,7 @@ def gpt_pipeline(
     heldout_fraction: float = 0.05,
     max_bad_fraction: float = 0.05,
     vocab_size: int = 2048,
-    tokenizer_algorithm: str = "unigram",
+    tokenizer_algorithm: str = "bpe",
     preset: str = "llama-nano",
     steps: int = 0,
     batch_size: int = 0,
@@ -37,7 +37,7 @@ def gpt_pipeline(
     lora_rank: int = 8,
     lora_alpha: float = 16.0,
     lora_steps: int = 200,
-    lora_learning_rate: float = 2e-3,
+    lora_learning_rate: float = 5e-3,
     model_name: str = "aic-gpt",
     run_folder: str = "",
 ) -> None:

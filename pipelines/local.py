@@ -48,7 +48,7 @@ LAYOUT = {
     ("validate-data", "train_corpus"): "data/train",
     ("validate-data", "heldout_corpus"): "data/heldout",
     ("validate-data", "quarantine"): "data/quarantine",
-    ("validate-data", "data_docs"): "report/data_docs.html",
+    ("validate-data", "data_docs"): "report/data_docs",
     ("train-tokenizer", "tokenizer"): "tokenizer",
     ("tokenize-corpus", "tokens"): "tokens",
     ("pretrain", "checkpoint"): "checkpoint",

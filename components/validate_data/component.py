@@ -10,7 +10,8 @@ def validate_data(
     train_corpus: dsl.Output[dsl.Dataset],
     heldout_corpus: dsl.Output[dsl.Dataset],
     quarantine: dsl.Output[dsl.Dataset],
-    data_docs: dsl.Output[dsl.HTML],
+    data_docs: dsl.Output[dsl.Artifact],
+    validation_page: dsl.Output[dsl.HTML],
     summary: dsl.Output[dsl.Artifact],
     corpus: str,
     heldout: str,
@@ -27,7 +28,8 @@ def validate_data(
         train_corpus: Clean documents to train on (parquet).
         heldout_corpus: Clean documents kept for evaluation (parquet).
         quarantine: Documents refused, with their reasons (quarantine.jsonl).
-        data_docs: The validation's result as a page.
+        data_docs: Great Expectations' Data Docs, a static site.
+        validation_page: The validation's result as one self-contained page.
         summary: What the stage tells about itself (JSON).
         corpus: A file, folder or s3:// prefix of .txt, .jsonl or .parquet, compressed or not.
         heldout: The same for the evaluation text; empty: split it off the corpus.
@@ -35,6 +37,8 @@ def validate_data(
         heldout_fraction: Share to split off where no evaluation text is given, 0 to 1.
         max_bad_fraction: Largest share of bad documents to go on with, 0 to 1.
     """
+    import shutil
+
     from modelcore.stages.validate_data import validate_data
 
     validate_data(
@@ -49,3 +53,4 @@ def validate_data(
         max_bad_fraction=max_bad_fraction,
         summary=summary.path,
     )
+    shutil.copyfile(f"{data_docs.path}/summary.html", validation_page.path)

@@ -25,14 +25,14 @@ body { margin: 0 auto; padding: 2.5rem 1.25rem 4rem; max-width: 54rem; backgroun
   font: 16px/1.55 system-ui, "Segoe UI", Roboto, "Helvetica Neue", "DejaVu Sans", sans-serif; }
 h1 { margin: 0; font-size: 1.9rem; line-height: 1.2; overflow-wrap: anywhere; }
 h2 { margin: 3rem 0 .75rem; font-size: 1.25rem; }
-h3 { margin: 0 0 .5rem; font-size: 1rem; }
+h3 { margin: 1rem 0 .25rem; font-size: .95rem; }
 p { margin: .5rem 0; max-width: 46rem; }
 .soft, figcaption { color: var(--soft); }
-dl.key { display: grid; grid-template-columns: repeat(auto-fit, minmax(10.5rem, 1fr)); gap: .75rem;
+dl.key { display: grid; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); gap: .75rem;
   margin: 1.75rem 0 0; }
-dl.key div { background: var(--card); border-radius: .5rem; padding: .75rem 1rem; }
+dl.key div { background: var(--card); border-radius: .5rem; padding: .75rem .9rem; }
 dl.key dt { color: var(--soft); font-size: .85rem; }
-dl.key dd { margin: 0; font-size: 1.45rem; font-weight: 600; font-variant-numeric: tabular-nums; }
+dl.key dd { margin: 0; font-size: 1.35rem; font-weight: 600; font-variant-numeric: tabular-nums; }
 dl.key dd small { display: block; font-size: .8rem; font-weight: 400; color: var(--soft); }
 figure { margin: 1rem 0; }
 figure svg { display: block; width: 100%; height: auto; }

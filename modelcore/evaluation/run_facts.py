@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 PLACES = (
     ("report/index.html", "this report, as one page"),
-    ("report/data_docs.html", "what was found in the text"),
+    ("report/data_docs/", "what was found in the text"),
     ("tokenizer/", "the tokenizer"),
     ("tokens/", "the text as token shards"),
     ("checkpoint/", "the pretrained model"),

@@ -65,7 +65,8 @@ class KVCache:
 
         Args:
             layer: Index of the block.
-            keys: (batch, n_kv_heads, time, head_dim); ``values`` likewise.
+            keys: (batch, n_kv_heads, time, head_dim).
+            values: Like ``keys``.
             positions: (batch, time), from :meth:`positions`.
 
         Returns:

@@ -7,11 +7,6 @@ import pytest
 
 from components.readme import load_component
 
-TINY_RECIPE = """
-model: llama-nano
-overrides: {n_layers: 1, d_model: 32, n_heads: 2, n_kv_heads: 2, d_ff: 64, context_length: 32}
-"""
-
 
 class Artifact:
     """What a component sees of an artifact: where it is, and a place for figures."""
@@ -32,7 +27,7 @@ PARAMETERS = {
         "preset": "llama-nano",
         "steps": 3,
         "batch_size": 2,
-        "sequence_length": 32,
+        "sequence_length": 64,
         "learning_rate": 0.0,
         "optimizer": "recipe",
         "seed": 0,

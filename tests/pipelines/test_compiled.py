@@ -41,3 +41,33 @@ def test_it_fits_into_a_workflow_and_names_no_secret_and_no_home():
     text = COMPILED.read_text(encoding="utf-8")
     assert len(text) < 200_000
     assert not re.search(r"password|secret|AKIA[0-9A-Z]{16}|/home/|/root/", text, re.IGNORECASE)
+
+
+def test_defaults_are_the_stages_own():
+    """One default a setting: the pipeline, the command line and the stage must not drift apart."""
+    from modelcore.cli import build_parser
+    from modelcore.stages.finetune_lora import finetune_lora
+    from modelcore.stages.pretrain import pretrain
+    from modelcore.stages.train_tokenizer import train_tokenizer
+    from modelcore.stages.validate_data import validate_data
+
+    offered = {key: value.default for key, value in inspect.signature(gpt_pipeline.pipeline_func).parameters.items()}
+    lines = {
+        "validate-data x --out y": (validate_data, {}),
+        "train-tokenizer x --out y": (train_tokenizer, {"algorithm": "tokenizer_algorithm"}),
+        "pretrain --tokens x --out y": (pretrain, {}),
+        "finetune --checkpoint x --instructions y --out z": (
+            finetune_lora,
+            {"rank": "lora_rank", "alpha": "lora_alpha", "steps": "lora_steps", "learning_rate": "lora_learning_rate"}
+            | {"batch_size": ""},
+        ),
+    }
+    for line, (stage, names) in lines.items():
+        typed = vars(build_parser().parse_args(line.split()))
+        for key, parameter in inspect.signature(stage).parameters.items():
+            if parameter.default in (inspect.Parameter.empty, None) or key == "corpus":
+                continue
+            if key in typed:
+                assert typed[key] == parameter.default, f"command line: {line.split()[0]} {key}"
+            if (name := names.get(key, key)) in offered and key != "heldout":
+                assert offered[name] == parameter.default, f"pipeline: {name}"

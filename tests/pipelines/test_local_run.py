@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
-SMALL = "--vocab-size 400 --steps 8 --batch-size 4 --sequence-length 64 --lora-steps 3 --lora-rank 2".split()
+SMALL = [
+    *("--vocab-size", "400", "--steps", "8", "--batch-size", "4", "--sequence-length", "64"),
+    *("--lora-steps", "3", "--lora-rank", "2"),
+]
 
 
 def start(runs, *options, **environment):
@@ -77,7 +80,7 @@ def test_latest_points_to_the_newest_run_and_its_export_loads_in_transformers(fi
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     runs, *_ = finished
-    assert os.readlink(runs / "latest") == "second"
+    assert (runs / "latest").readlink() == Path("second")
     model = AutoModelForCausalLM.from_pretrained(runs / "latest" / "export")
     tokenizer = AutoTokenizer.from_pretrained(runs / "latest" / "export")
     assert model.config.vocab_size == len(tokenizer)

@@ -112,7 +112,7 @@ def poisoned_model(make_model):
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_a_step_that_is_not_finite_is_skipped_and_counted(make_model, make_settings, make_batches, optimizer):
-    settings = make_settings(steps=12, log_every=4, optimizer=optimizer, weight_decay=0.0)
+    settings = make_settings(steps=12, log_every=4, optimizer=optimizer)
     model = poisoned_model(make_model)
     history = train(model, Poisoned(make_batches(settings), {2, 4, 5, 6, 7}), settings, bytes_per_token=BYTES_PER_TOKEN)
     assert history.skipped_steps == 5

@@ -29,8 +29,7 @@ def s3_server():
 def address(request, tmp_path, monkeypatch):
     if request.param == "folder":
         return str(tmp_path / "there")
-    import boto3
-
+    boto3 = pytest.importorskip("boto3")
     monkeypatch.setenv("AWS_ENDPOINT_URL", request.getfixturevalue("s3_server"))
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "id")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "key")

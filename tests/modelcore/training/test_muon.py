@@ -27,6 +27,12 @@ def test_orthogonalize_keeps_the_singular_vectors_and_brings_the_values_near_one
         assert ((middle.diag()[large] > 0.6) & (middle.diag()[large] < 1.25)).all()
 
 
+def test_fewer_iterations_bring_the_values_less_near_one():
+    matrices = torch.randn(1, 32, 32, generator=torch.Generator().manual_seed(0))
+    smallest = [torch.linalg.svdvals(orthogonalize(matrices, iterations)).min() for iterations in (1, 3, 5)]
+    assert smallest == sorted(smallest)
+
+
 def test_zero_stays_zero():
     assert (orthogonalize(torch.zeros(1, 4, 4)) == 0).all()
 

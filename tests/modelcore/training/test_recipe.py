@@ -46,8 +46,8 @@ def test_the_named_models_have_their_published_sizes():
     assert load_recipe("tinyllama-1.1b").config(32000).num_params() == 1_100_048_384
 
 
-def test_the_default_model_has_about_two_million_parameters():
-    assert 1.5e6 < load_recipe(DEFAULT_RECIPE).config(2048).num_params() < 3e6
+def test_the_default_model_is_small_enough_for_a_minute_of_two_cores():
+    assert 1e6 < load_recipe(DEFAULT_RECIPE).config(2048).num_params() < 3e6
 
 
 def test_published_batches_have_their_published_number_of_tokens():
@@ -107,6 +107,8 @@ def test_what_is_wrong_in_a_file_is_said_in_one_line(tmp_path, text, expected):
         ("learning_rate", -1.0),
         ("muon_learning_rate", 0),
         ("weight_decay", -0.1),
+        ("muon_weight_decay", "none"),
+        ("muon_iterations", 0),
         ("clip_norm", -1),
         ("final_fraction", 1.5),
         ("decay_fraction", "half"),
