@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version as installed_version
@@ -28,6 +29,16 @@ class RegisteredVersion:
 
     version: int
     tags: dict[str, str]
+
+
+def check_name(name: str) -> None:
+    """Refuses what the registry would refuse later, or what would have to be quoted.
+
+    Raises:
+        InputError: If ``name`` has other characters than letters, digits, ``-`` and ``_``.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        raise InputError(f"model name {name!r} is not usable; take letters, digits, '-' and '_'")
 
 
 def find_alias(name: str, alias: str) -> RegisteredVersion | None:
@@ -67,12 +78,7 @@ def register_huggingface(name: str, export: Path, run_id: str, tags: Mapping[str
 
     Returns:
         The version's number.
-
-    Raises:
-        InputError: If the name is not one the registry takes.
     """
-    if not name or any(character in name for character in "/:.%\"'"):
-        raise InputError(f"model name {name!r} is not usable; take letters, digits, '-' and '_'")
     # Everything is on this disk: the hub would only be asked for a model card that does not exist.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     import transformers

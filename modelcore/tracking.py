@@ -175,10 +175,23 @@ def find_or_create_pipeline_run(pipeline_run_id: str) -> str:
 
 
 def start_pipeline(pipeline_run_id: str) -> Run:
-    """The run of the whole pipeline, for whoever drives it: the local runner, the last stage's report."""
+    """The run of the whole pipeline, for the one process that drives it, begun or taken up again.
+
+    Stages that an earlier driver left running when it died are marked killed.
+    """
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         return Run()
-    return MLflowRun(find_or_create_pipeline_run(pipeline_run_id), owned=True)
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient()
+    run_id = find_or_create_pipeline_run(pipeline_run_id)
+    client.update_run(run_id, status="RUNNING")
+    if "failure" in client.get_run(run_id).data.tags:
+        client.delete_tag(run_id, "failure")
+    left = f"tags.`mlflow.parentRunId` = '{run_id}' and attributes.status = 'RUNNING'"
+    for stage in client.search_runs([_experiment_id()], left):
+        client.set_terminated(stage.info.run_id, "KILLED")
+    return MLflowRun(run_id, owned=True)
 
 
 def _create_run(tags: dict[str, str]) -> str:

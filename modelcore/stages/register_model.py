@@ -34,6 +34,7 @@ def register_model(
     """
     export, out = Path(export), Path(out)
     with Stage("register_model", {"model_name": model_name}, summary=summary) as stage:
+        registry.check_name(model_name)
         score = _read_score(Path(evaluation) / "evaluation.json")
         if stage.run.run_id is None:
             raise InputError("MLFLOW_TRACKING_URI is not set; the model registry needs it: sqlite:///mlflow.db will do")

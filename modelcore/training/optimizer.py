@@ -21,7 +21,7 @@ class Optimizer:
 
     Args:
         model: The model, already on its device.
-        settings: Optimizer, learning rates, betas and weight decays are taken from here.
+        settings: Optimizer, learning rates, betas and weight decay are taken from here.
     """
 
     def __init__(self, model: GPT, settings: TrainingSettings) -> None:
@@ -35,7 +35,7 @@ class Optimizer:
                 for name, parameter in named.items()
                 if name.startswith("blocks.") and parameter.ndim == 2
             }
-            self.muon = Muon(matrices, weight_decay=settings.muon_weight_decay, iterations=settings.muon_iterations)
+            self.muon = Muon(matrices, weight_decay=settings.weight_decay, iterations=settings.muon_iterations)
             named = {name: parameter for name, parameter in named.items() if name not in matrices}
         self._adamw_names = named
         groups = [

@@ -34,9 +34,8 @@ class TrainingSettings:
             added up. 0: the whole batch.
         optimizer: ``adamw`` for everything, or ``muon`` for the hidden matrices and AdamW for the rest.
         muon_learning_rate: Peak learning rate of Muon; unused with ``adamw``.
-        muon_weight_decay: The same for Muon's matrices.
         muon_iterations: Newton-Schulz iterations a step; 3 are cheaper and, for small models, as good as 5.
-        weight_decay: Decoupled weight decay of AdamW's matrices, multiplied by the learning rate; vectors do not decay.
+        weight_decay: Decoupled weight decay of matrices, multiplied by their learning rate; vectors do not decay.
         betas: AdamW's decay rates of its two moments.
         warmup_steps: Steps over which the learning rate rises.
         schedule: How it falls afterwards: ``cosine``, ``linear``, ``wsd`` or ``constant``.
@@ -65,7 +64,6 @@ class TrainingSettings:
     micro_batch_size: int = 0
     optimizer: OptimizerKind = "adamw"
     muon_learning_rate: float = 0.02
-    muon_weight_decay: float = 0.1
     muon_iterations: int = 5
     weight_decay: float = 0.1
     betas: tuple[float, float] = (0.9, 0.95)
@@ -99,7 +97,7 @@ class TrainingSettings:
         for name in ("learning_rate", "muon_learning_rate"):
             if self._number(name, getattr(self, name)) <= 0:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be above 0")
-        for name in ("weight_decay", "muon_weight_decay", "clip_norm"):
+        for name in ("weight_decay", "clip_norm"):
             if self._number(name, getattr(self, name)) < 0:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be 0 or more")
         for name in ("final_fraction", "decay_fraction"):

@@ -62,6 +62,22 @@ def test_stages_of_one_pipeline_run_are_children_of_one_parent(mlflow_client, mo
     assert runs["monday"].info.status == "FINISHED"
 
 
+def test_a_pipeline_taken_up_again_is_running_and_what_its_dead_driver_left_is_marked_killed(
+    mlflow_client, monkeypatch
+):
+    monkeypatch.setenv("KFP_RUN_ID", "night")
+    tracking.start_pipeline("night").end(failure="the machine went down")
+    dead = tracking.start_stage("pretrain")
+    again = tracking.start_pipeline("night")
+    parent = mlflow_client.get_run(again.run_id)
+    assert parent.info.status == "RUNNING"
+    assert "failure" not in parent.data.tags
+    assert mlflow_client.get_run(dead.run_id).info.status == "KILLED"
+    dead._monitor.finish()
+    again.end()
+    assert mlflow_client.get_run(again.run_id).info.status == "FINISHED"
+
+
 def test_a_run_that_kfp_made_is_used_and_left_for_kfp_to_end(mlflow_client, monkeypatch):
     import os
 

@@ -142,12 +142,12 @@ def test_the_registry_has_a_candidate_always_and_a_champion_by_the_gates_rule(fi
 
     runs, *_ = finished
     client = mlflow.MlflowClient(f"sqlite:///{runs / 'mlflow.db'}")
-    assert client.get_model_version_by_alias("aic-gpt", "candidate").version == "2"
+    assert client.get_model_version_by_alias("aic-gpt", "candidate").version == 2
     decisions = [json.loads((runs / n / "report" / "registration.json").read_text()) for n in ("first", "second")]
     assert decisions[0]["champion"] is True
     better = decisions[1]["bits_per_byte"] <= decisions[0]["bits_per_byte"] - 0.005
     assert decisions[1]["champion"] is better
-    assert client.get_model_version_by_alias("aic-gpt", "champion").version == ("2" if better else "1")
+    assert client.get_model_version_by_alias("aic-gpt", "champion").version == (2 if better else 1)
 
 
 @pytest.mark.slow

@@ -107,7 +107,6 @@ def test_what_is_wrong_in_a_file_is_said_in_one_line(tmp_path, text, expected):
         ("learning_rate", -1.0),
         ("muon_learning_rate", 0),
         ("weight_decay", -0.1),
-        ("muon_weight_decay", "none"),
         ("muon_iterations", 0),
         ("clip_norm", -1),
         ("final_fraction", 1.5),
