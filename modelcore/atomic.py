@@ -44,7 +44,7 @@ def atomic_file(path: Path, mode: str = "wb", **options: Any) -> Iterator[IO[Any
                 os.fsync(file.fileno())
             os.chmod(name, 0o666 & ~_umask())
             os.replace(name, path)
-            sync_folder(path.parent)
+            sync(path.parent)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name)
@@ -79,7 +79,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
                 shutil.rmtree(old)
             else:
                 os.rename(fresh, path)
-            sync_folder(path.parent)
+            sync(path.parent)
         except BaseException:
             shutil.rmtree(fresh, ignore_errors=True)
             raise
@@ -98,13 +98,21 @@ def write_text(path: Path, text: str) -> None:
         file.write(text)
 
 
-def sync_folder(folder: Path) -> None:
-    """Makes renames inside ``folder`` durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Makes a file's content, or the renames inside a folder, durable."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _make_durable(path: Path) -> None:
+    """Writes a file or folder out to the disk, readable as the umask allows: some libraries write 0600."""
+    if path.is_symlink():
+        return
+    os.chmod(path, (0o777 if path.is_dir() else 0o666) & ~_umask())
+    sync(path)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 
 import pytest
 
@@ -56,3 +57,13 @@ def test_a_really_full_disk_is_reported_the_same_way():
     with pytest.raises(InputError, match="no space left"), _readable_disk_errors("/dev/full"):
         with open("/dev/full", "wb") as file:
             file.write(b"x" * 100_000)
+
+
+def test_files_in_a_folder_are_readable_as_the_umask_allows(tmp_path):
+    """safetensors writes 0600, which another user's container could not read."""
+    with atomic_directory(tmp_path / "model") as fresh:
+        (fresh / "weights").write_bytes(b"w")
+        (fresh / "weights").chmod(0o600)
+    umask = os.umask(0)
+    os.umask(umask)
+    assert (tmp_path / "model" / "weights").stat().st_mode & 0o777 == 0o666 & ~umask
