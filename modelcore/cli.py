@@ -127,7 +127,7 @@ def _add_train_tokenizer(commands: Commands) -> None:
     parser.add_argument("corpus", type=Path, help="file or folder of .txt, .jsonl or .parquet")
     parser.add_argument("--out", type=Path, required=True, help="folder for tokenizer.model and its Hugging Face form")
     parser.add_argument("--vocab-size", type=int, default=2048, help="number of tokens")
-    parser.add_argument("--algorithm", choices=("unigram", "bpe"), default="bpe", help="SentencePiece's algorithm")
+    parser.add_argument("--algorithm", choices=("unigram", "bpe"), default="unigram", help="SentencePiece's algorithm")
     parser.add_argument("--seed", type=int, default=0, help="seed of the sentence sampling on large corpora")
 
 

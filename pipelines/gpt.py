@@ -25,7 +25,7 @@ def gpt_pipeline(
     heldout_fraction: float = 0.05,
     max_bad_fraction: float = 0.05,
     vocab_size: int = 2048,
-    tokenizer_algorithm: str = "bpe",
+    tokenizer_algorithm: str = "unigram",
     preset: str = "llama-nano",
     steps: int = 0,
     batch_size: int = 0,

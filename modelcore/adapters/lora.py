@@ -20,6 +20,9 @@ from modelcore.errors import InputError
 from modelcore.gptx import GPT, GPTConfig
 from modelcore.models.architectures import architecture_of
 
+HEAD = "lm_head"
+"""The head's name in every Hugging Face model."""
+
 
 @dataclass(frozen=True)
 class LoRAConfig:
@@ -30,7 +33,7 @@ class LoRAConfig:
         alpha: The correction is scaled by alpha / r.
         dropout: Probability of dropping an input of the correction while training.
         targets: Names of modules, in full or from some dot on, as in PEFT: ``q_proj``, ``mlp.c_fc``,
-            ``model.layers.0.self_attn.q_proj``. None of them means every linear layer of every block.
+            ``model.layers.0.self_attn.q_proj``. None of them means :func:`default_targets`.
         rslora: Scale by alpha / sqrt(r) instead (rsLoRA, Kalajdzievski 2023).
 
     Raises:
@@ -98,6 +101,11 @@ class LoRALinear(nn.Module):
         nn.init.kaiming_uniform_(self.a, a=math.sqrt(5))
         self.dropout = nn.Dropout(config.dropout)
 
+    @property
+    def weight(self) -> Tensor:
+        """The base layer's weight, for those who ask for its dtype or device."""
+        return self.base.weight
+
     def forward(self, x: Tensor) -> Tensor:
         """Maps (…, inputs) to (…, outputs) in the base layer's dtype; the correction is computed in fp32."""
         y = cast(Tensor, self.base(x))
@@ -124,7 +132,9 @@ class LoRALinear(nn.Module):
 
 
 def adaptable(config: GPTConfig) -> dict[str, list[Part]]:
-    """The parts of each linear layer in a model's blocks, by our layer's name (``blocks.0.attention.qkv``).
+    """The parts of each linear layer that can be adapted, by our layer's name (``blocks.0.attention.qkv``).
+
+    A tied head is not among them: it is the embedding too.
 
     Raises:
         InputError: If the architecture has no counterpart in Hugging Face, so that its modules have no names there.
@@ -138,7 +148,18 @@ def adaptable(config: GPTConfig) -> dict[str, list[Part]]:
                 parts.append(Part(f"{architecture.LAYERS}.{i}.{name}", start, rows))
                 start += rows
             layers[f"blocks.{i}.{projection.ours}"] = parts
+    if not config.tie_embeddings:
+        layers["head"] = [Part(HEAD, 0, config.vocab_size)]
     return layers
+
+
+def default_targets(config: GPTConfig) -> tuple[str, ...]:
+    """What is adapted unless told otherwise: every linear layer of every block, and a head that is not tied.
+
+    The head matters where the base has hardly seen a token that the replies need, above all the end of the text. Its
+    row in the head is then no more than every other unused token's, and no change below the head can tell them apart.
+    """
+    return architecture_of(config).LORA_TARGETS + (() if config.tie_embeddings else (HEAD,))
 
 
 def add_lora(model: GPT, config: LoRAConfig) -> GPT:
@@ -153,7 +174,7 @@ def add_lora(model: GPT, config: LoRAConfig) -> GPT:
         InputError: If a target names no module of the model.
     """
     layers = adaptable(model.config)
-    targets = config.targets or architecture_of(model.config).LORA_TARGETS
+    targets = config.targets or default_targets(model.config)
     names = [part.name for parts in layers.values() for part in parts]
     for target in targets:
         if not any(_names(target, name) for name in names):

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from modelcore.adapters.lora import LoRAConfig, adaptable, add_lora, lora_layers
+from modelcore.adapters.lora import HEAD, LoRAConfig, adaptable, add_lora, default_targets, lora_layers
 from modelcore.atomic import write_json
 from modelcore.errors import InputError
 from modelcore.gptx import GPT
@@ -27,6 +27,9 @@ CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 
 PICKLE_FILE = "adapter_model.bin"  # what PEFT wrote before 0.6
+
+# What PEFT stores beside an adapter of the head: the head itself.
+_HEAD_COPY = f"base_model.model.{HEAD}.base_layer.weight"
 
 _BASE_DIGEST = "base_model_sha256"
 
@@ -81,7 +84,7 @@ def save_adapter(folder: Path, model: GPT, base: Path | None = None) -> None:
         "r": config.rank,
         "lora_alpha": int(config.alpha) if float(config.alpha).is_integer() else config.alpha,
         "lora_dropout": config.dropout,
-        "target_modules": list(config.targets or architecture.LORA_TARGETS),
+        "target_modules": list(config.targets or default_targets(model.config)),
         "use_rslora": config.rslora,
         "fan_in_fan_out": any(projection.transposed for projection in architecture.projections(model.config)),
         "bias": "none",
@@ -127,6 +130,9 @@ def load_adapter(folder: Path, model: GPT, base: Path | None = None) -> GPT:
             ours[f"base_model.model.{part.name}.lora_A.weight"] = a
             ours[f"base_model.model.{part.name}.lora_B.weight"] = b.data
     tensors = map_tensors(folder / WEIGHTS_FILE)
+    head = tensors.pop(_HEAD_COPY, None)
+    if head is not None and not torch.equal(head.to(model.head.weight), model.head.weight):
+        raise InputError(f"the adapter in {folder} was trained on a model with another head")
     check_tensors(folder / WEIGHTS_FILE, tensors, {name: tuple(tensor.shape) for name, tensor in ours.items()})
     for name, tensor in tensors.items():
         ours[name].copy_(tensor)
@@ -152,7 +158,7 @@ def read_adapter_config(folder: Path, model: GPT) -> LoRAConfig:
     targets = fields.get("target_modules")
     if isinstance(targets, str):
         try:
-            pattern = re.compile(".*" if targets == "all-linear" else targets)
+            pattern = re.compile(rf"(?!{HEAD}$).*" if targets == "all-linear" else targets)
         except re.error as error:
             raise InputError(f"{path}: target_modules {targets!r} is no pattern: {error}") from None
         names = [part.name for parts in adaptable(model.config).values() for part in parts]

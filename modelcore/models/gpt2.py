@@ -57,7 +57,7 @@ LAYERS = "transformer.h"
 # Buffers that old files carry beside the weights: the causal mask.
 IGNORED: tuple[str, ...] = (".attn.bias", ".attn.masked_bias")
 
-# What LoRA adapts unless told otherwise, in PEFT's names: every linear layer of a block.
+# The linear layers of a block in PEFT's usual names.
 LORA_TARGETS: tuple[str, ...] = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
 
 

@@ -24,9 +24,9 @@ from modelcore.training import TrainingSettings, train
 DEFAULT_RANK = 8
 DEFAULT_ALPHA = 16.0
 DEFAULT_DROPOUT = 0.0
-DEFAULT_STEPS = 200
+DEFAULT_STEPS = 120
 DEFAULT_BATCH_SIZE = 16
-DEFAULT_LEARNING_RATE = 5e-3
+DEFAULT_LEARNING_RATE = 2e-3
 
 HELDOUT_EVERY = 20
 """Every so many-th pair is not learned from, but measured on."""
@@ -55,7 +55,7 @@ def finetune_lora(
     seed: int = 0,
     summary: Path | None = None,
 ) -> StageSummary:
-    """Tunes a model on pairs of prompt and reply; its own weights, head and embeddings stay as they are.
+    """Tunes a model on pairs of prompt and reply; its own weights stay as they are.
 
     The loss is that of the replies' tokens alone, the end of the text among them. AdamW without weight decay; the rate
     rises over a tenth of the steps and falls to zero along a line. On a CPU the same seed gives the same bytes.
@@ -68,7 +68,7 @@ def finetune_lora(
         alpha: They are scaled by alpha / rank.
         dropout: Probability of dropping an input of a correction while training.
         target_modules: Which layers to adapt, in PEFT's names with commas between, such as ``q_proj,v_proj``. "":
-            every linear layer of every block.
+            every linear layer of every block, and the head unless it is tied to the embedding.
         steps: Optimizer steps; as many epochs as they make, the last one cut off.
         batch_size: Pairs a step.
         learning_rate: Peak learning rate.

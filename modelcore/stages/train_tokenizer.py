@@ -15,7 +15,7 @@ from modelcore.tokenizers.sentencepiece_file import NORMAL, Algorithm
 from modelcore.tokenizers.tokenizer import Tokenizer
 
 DEFAULT_VOCAB_SIZE = 2048
-DEFAULT_ALGORITHM: Algorithm = "bpe"
+DEFAULT_ALGORITHM: Algorithm = "unigram"
 DEFAULT_SEED = 0
 
 # A tokenizer has no context length of its own; the exported model's folder states the model's.

@@ -114,8 +114,16 @@ def test_targets_choose_layers_as_in_peft():
     assert {name.split(".", 2)[2] for name, _ in lora_layers(both)} == {"attention.out", "feedforward.down"}
 
 
-def test_by_default_every_linear_layer_of_every_block_is_adapted():
+def test_by_default_every_linear_layer_of_every_block_is_adapted_and_an_untied_head():
     assert len(list(lora_layers(add_lora(seeded(GPT2), LoRAConfig(rank=2))))) == 2 * 4
+    untied = [name for name, _ in lora_layers(add_lora(seeded(LLAMA), LoRAConfig(rank=2)))]
+    assert len(untied) == 2 * 4 + 1
+    assert "head" in untied
+
+
+def test_a_tied_head_is_the_embedding_too_and_is_not_adapted():
+    with pytest.raises(InputError, match="'lm_head' names no linear layer of this model"):
+        add_lora(seeded(LLAMA_TIED), LoRAConfig(targets=("lm_head",)))
 
 
 def test_the_scale_is_alpha_over_rank_or_over_its_root():

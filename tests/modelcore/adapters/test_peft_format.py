@@ -28,6 +28,7 @@ CASES = {
     "llama, every layer": (LLAMA, {}),
     "llama, queries and values": (LLAMA, {"targets": ("q_proj", "v_proj"), "dropout": 0.1}),
     "llama, one layer, rank-stabilized": (LLAMA, {"targets": ("model.layers.1.self_attn.k_proj",), "rslora": True}),
+    "llama, the head and the queries": (LLAMA, {"targets": ("lm_head", "q_proj")}),
     "llama, tied, one key head, biases": (LLAMA_TIED, {"alpha": 5.5}),
     "gpt2, every layer": (GPT2, {}),
     "gpt2, attention": (GPT2, {"targets": ("c_attn",)}),
@@ -117,6 +118,15 @@ def test_an_adapter_knows_the_model_it_was_trained_on(tmp_path):
     load_adapter(tmp_path / "adapter", load_model(tmp_path / "base"), base=tmp_path / "base")
     with pytest.raises(InputError, match=r"adapter was trained on another model than the one in .*other"):
         load_adapter(tmp_path / "adapter", load_model(tmp_path / "other"), base=tmp_path / "other")
+
+
+def test_a_head_stored_beside_its_adapter_must_be_the_models(tmp_path):
+    save_adapter(tmp_path, model_with_adapter(LLAMA, targets=("lm_head",)))
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    tensors["base_model.model.lm_head.base_layer.weight"] = torch.zeros(41, 24)  # where PEFT puts it
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(InputError, match="trained on a model with another head"):
+        load_adapter(tmp_path, base_of(LLAMA))
 
 
 @pytest.fixture
