@@ -44,7 +44,7 @@ pipeline: $(VENV)/installed ## Train, tune, convert, evaluate and register a GPT
 
 .PHONY: test
 test: $(VENV)/installed ## Run all tests
-	@$(BIN)/python -m pytest -n 2 --dist worksteal
+	@$(BIN)/python -m pytest -n 2 --dist loadscope
 
 .PHONY: lint
 lint: $(VENV)/installed ## Check style, types, and that generated files are current

@@ -202,8 +202,8 @@ def _add_finetune(commands: Commands) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the adapter, in PEFT's format")
     parser.add_argument("--rank", type=int, default=8, help="rank of the adapter's matrices")
     parser.add_argument("--alpha", type=float, default=16.0, help="the update is multiplied by alpha / rank")
-    parser.add_argument("--steps", type=int, default=200, help="optimizer steps")
-    parser.add_argument("--learning-rate", type=float, default=5e-3, help="peak learning rate")
+    parser.add_argument("--steps", type=int, default=120, help="optimizer steps")
+    parser.add_argument("--learning-rate", type=float, default=2e-3, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=0, help="seed of the adapter and of the order of samples")
 
 

@@ -36,8 +36,8 @@ def gpt_pipeline(
     checkpoint_uri: str = "",
     lora_rank: int = 8,
     lora_alpha: float = 16.0,
-    lora_steps: int = 200,
-    lora_learning_rate: float = 5e-3,
+    lora_steps: int = 120,
+    lora_learning_rate: float = 2e-3,
     model_name: str = "aic-gpt",
     run_folder: str = "",
 ) -> None:

@@ -114,6 +114,7 @@ def finetune_lora(
             log_every=LOG_EVERY,
             seed=seed,
             compile=False,  # every batch has another length
+            precision="fp32",  # for each length oneDNN would keep kernels and buffers: gigabytes in the end
         )
         if tokenizer.vocab_size != model.config.vocab_size:
             raise InputError(
