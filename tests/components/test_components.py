@@ -7,6 +7,7 @@ import yaml
 from kfp import compiler, dsl, local
 
 from components.readme import component_names, load_component, render
+from modelcore import tracking
 from modelcore.stages.stage import StageSummary
 
 NAMES = (
@@ -65,6 +66,7 @@ def test_under_the_local_runner_it_does_the_same(direct_run, arguments, mlflow_s
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_store[0])
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "local")
     monkeypatch.setenv("KFP_RUN_ID", f"local-{name}")
+    tracking.ensure_experiment(mlflow_store[1])
 
     @dsl.pipeline(name="one")
     def one():

@@ -136,9 +136,10 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(save, tmp_path, capl
         logging.getLogger("modelcore").propagate = True
         found = latest_checkpoint(tmp_path)
     assert found.name == "step-00000005"
-    assert len(caplog.records) == 1
-    assert caplog.records[0].levelname == "WARNING"
-    assert re.search(f"step-00000006 is passed over: {said}", caplog.text)
+    # A set: a library that other tests load may hand records to the capturing handler twice.
+    ((level, message),) = {(record.levelname, record.getMessage()) for record in caplog.records}
+    assert level == "WARNING"
+    assert re.search(f"step-00000006 is passed over: {said}", message)
 
 
 def test_what_a_killed_process_left_half_written_is_no_checkpoint_and_is_removed(save, tmp_path):
