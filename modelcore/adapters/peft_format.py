@@ -2,7 +2,7 @@
 
 PEFT names a module's matrices ``base_model.model.<module>.lora_A.weight`` (r, inputs) and ``….lora_B.weight``
 (outputs, r); for GPT-2 too, whose own weights are stored the other way round. The digest of the base's weights goes
-into the safetensors header, which PEFT passes over.
+into a file of its own, which PEFT passes over.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -25,13 +24,14 @@ from modelcore.models.native import check_tensors, map_tensors, read_json, weigh
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
+BASE_FILE = "base_model.json"
 
 PICKLE_FILE = "adapter_model.bin"  # what PEFT wrote before 0.6
 
 # What PEFT stores beside an adapter of the head: the head itself.
 _HEAD_COPY = f"base_model.model.{HEAD}.base_layer.weight"
 
-_BASE_DIGEST = "base_model_sha256"
+_BASE_DIGEST = "weights_sha256"
 
 # Fields that say what the adapter computes, and are read.
 _READ = {"peft_type", "r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora", "init_lora_weights"}
@@ -90,11 +90,11 @@ def save_adapter(folder: Path, model: GPT, base: Path | None = None) -> None:
         "bias": "none",
         "init_lora_weights": True,
     }
-    metadata = {"format": "pt"}
-    if base is not None:
-        metadata[_BASE_DIGEST] = weights_digest(base)
     write_json(Path(folder) / CONFIG_FILE, fields)
-    save_file(tensors, Path(folder) / WEIGHTS_FILE, metadata=metadata)
+    # One entry of metadata: the safetensors library writes several in an order that differs from run to run.
+    save_file(tensors, Path(folder) / WEIGHTS_FILE, metadata={"format": "pt"})
+    if base is not None:
+        write_json(Path(folder) / BASE_FILE, {_BASE_DIGEST: weights_digest(base)})
 
 
 def load_adapter(folder: Path, model: GPT, base: Path | None = None) -> GPT:
@@ -180,13 +180,6 @@ def read_adapter_config(folder: Path, model: GPT) -> LoRAConfig:
 
 
 def _check_base(folder: Path, base: Path) -> None:
-    path = folder / WEIGHTS_FILE
-    try:
-        with safe_open(path, framework="pt") as file:
-            recorded = (file.metadata() or {}).get(_BASE_DIGEST)
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing") from None
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path} is truncated or no safetensors file: {error}") from None
-    if recorded is not None and recorded != weights_digest(base):
+    path = folder / BASE_FILE
+    if path.exists() and read_json(path).get(_BASE_DIGEST) != weights_digest(base):
         raise InputError(f"the adapter in {folder} was trained on another model than the one in {base}")
