@@ -43,8 +43,12 @@ pipeline: $(VENV)/installed ## Train, tune, convert, evaluate and register a GPT
 	@$(BIN)/python -m pipelines.local $(PIPELINE_OPTIONS)
 
 .PHONY: test
-test: $(VENV)/installed ## Run all tests
-	@$(BIN)/python -m pytest -n 2 --dist loadscope
+test: $(VENV)/installed ## Run the tests
+	@$(BIN)/python -m pytest -n 2 --dist loadscope -m 'not slow'
+
+.PHONY: test-slow
+test-slow: $(VENV)/installed ## Run the tests that take long: full-size models, many kills, memory limits
+	@$(BIN)/python -m pytest -n 2 -m slow
 
 .PHONY: lint
 lint: $(VENV)/installed ## Check style, types, and that generated files are current

@@ -87,6 +87,20 @@ class KVCache:
             self.lengths += torch.tensor(time, device=self.lengths.device)
             self._longest = int(self.lengths.max())
 
+    def rewind(self, lengths: list[int]) -> None:
+        """Takes back the newest tokens of each row: what a row holds beyond its new length is forgotten.
+
+        Args:
+            lengths: The new length of each row, none above what the row holds.
+
+        Raises:
+            ValueError: If a length is negative or above its row's.
+        """
+        if not all(0 <= new <= held for new, held in zip(lengths, self.lengths.tolist(), strict=True)):
+            raise ValueError(f"rows of {self.lengths.tolist()} tokens cannot be rewound to {lengths}")
+        self.lengths = torch.tensor(lengths, device=self.lengths.device)
+        self._longest = max(lengths)
+
     def keep(self, rows: list[int]) -> None:
         """Keeps these rows alone, in this order: texts that have ended leave the batch."""
         index = torch.tensor(rows, device=self.lengths.device)

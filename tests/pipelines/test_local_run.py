@@ -65,7 +65,6 @@ def finished(tmp_path_factory, sample):
     return runs, first, second
 
 
-@pytest.mark.slow
 def test_everything_of_a_run_lies_in_its_folder(finished):
     runs, *_ = finished
     for place in ("tokenizer", "tokens", "checkpoint", "adapter", "export", "report"):
@@ -75,7 +74,6 @@ def test_everything_of_a_run_lies_in_its_folder(finished):
     assert not (runs / "first" / ".work").exists()
 
 
-@pytest.mark.slow
 def test_latest_points_to_the_newest_run_and_its_export_loads_in_transformers(finished):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -86,7 +84,6 @@ def test_latest_points_to_the_newest_run_and_its_export_loads_in_transformers(fi
     assert model.config.vocab_size == len(tokenizer)
 
 
-@pytest.mark.slow
 def test_it_ends_with_a_table_of_stages_compressors_samples_and_the_next_commands(finished):
     _, (_, out, _), _ = finished
     for word in (
@@ -104,7 +101,6 @@ def test_it_ends_with_a_table_of_stages_compressors_samples_and_the_next_command
     assert max(len(line) for line in out.splitlines() if str(runs) not in line) <= 100
 
 
-@pytest.mark.slow
 def test_the_page_is_self_contained(finished):
     runs, *_ = finished
     page = (runs / "first" / "report" / "index.html").read_text(encoding="utf-8")
@@ -112,7 +108,6 @@ def test_the_page_is_self_contained(finished):
     assert "<script" not in page
 
 
-@pytest.mark.slow
 def test_mlflow_has_a_parent_run_with_a_child_for_each_stage(finished):
     import mlflow
 
@@ -137,7 +132,6 @@ def test_mlflow_has_a_parent_run_with_a_child_for_each_stage(finished):
     assert {a.path for a in client.list_artifacts(parent.info.run_id, "report")} >= {"report/index.html"}
 
 
-@pytest.mark.slow
 def test_the_registry_has_a_candidate_always_and_a_champion_by_the_gates_rule(finished):
     import mlflow
 
@@ -151,7 +145,6 @@ def test_the_registry_has_a_candidate_always_and_a_champion_by_the_gates_rule(fi
     assert client.get_model_version_by_alias("aic-gpt", "champion").version == (2 if better else 1)
 
 
-@pytest.mark.slow
 def test_a_second_run_takes_the_pure_stages_from_the_cache(finished):
     runs, *_ = finished
     cached = {
@@ -164,7 +157,6 @@ def test_a_second_run_takes_the_pure_stages_from_the_cache(finished):
     assert cached["train_tokenizer"] is False
 
 
-@pytest.mark.slow
 def test_a_finished_run_is_never_overwritten(finished, sample):
     runs, *_ = finished
     status, _, err = run_pipeline(runs, "--name", "first", *SMALL, *sample)
@@ -172,7 +164,6 @@ def test_a_finished_run_is_never_overwritten(finished, sample):
     assert "error: run 'first' is finished already" in err
 
 
-@pytest.mark.slow
 def test_a_run_killed_while_pretraining_goes_on_under_its_name(tmp_path, sample):
     many = ["--name", "night", *SMALL, "--steps", "120", *sample]
     process = start(tmp_path, *many)

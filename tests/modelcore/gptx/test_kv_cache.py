@@ -85,6 +85,28 @@ def test_rows_that_leave_take_nothing_with_them(model, tokens):
 
 
 @torch.no_grad()
+def test_a_rewound_row_goes_on_as_if_what_followed_had_never_been(model, tokens):
+    cache = KVCache(model.config, 3)
+    model(tokens[:, :14], cache)
+    cache.advance(14)
+    cache.rewind([10, 14, 3])
+    assert cache.longest == 14
+    following = torch.stack([tokens[0, 20:22], tokens[1, 14:16], tokens[2, 25:27]])
+    logits = model(following, cache)
+    for row, length in enumerate([10, 14, 3]):
+        alone = torch.cat((tokens[row, :length], following[row]))[None]
+        torch.testing.assert_close(logits[row], model(alone)[0, -2:], **TOLERANCE)
+
+
+@pytest.mark.parametrize("lengths", [[5, -1, 5], [6, 5, 5]], ids=["negative", "longer"])
+def test_a_row_is_rewound_only_to_what_it_holds(model, lengths):
+    cache = KVCache(model.config, 3)
+    cache.advance(5)
+    with pytest.raises(ValueError, match="cannot be rewound"):
+        cache.rewind(lengths)
+
+
+@torch.no_grad()
 def test_tokens_count_only_once_they_are_advanced(model, tokens):
     """A rejected guess is overwritten by what is written next."""
     cache = KVCache(model.config, 3)
