@@ -16,7 +16,7 @@ from modelcore.atomic import atomic_directory, write_json
 from modelcore.data.loader import TrainingBatches, WindowSampler
 from modelcore.data.shards import TokenSplit, open_split
 from modelcore.errors import InputError
-from modelcore.gptx import GPT
+from modelcore.gptx import GPT, pad_vocabulary
 from modelcore.models import save_model
 from modelcore.stages.stage import Stage, StageSummary
 from modelcore.training import DEFAULT_RECIPE, CheckpointPlace, Recipe, load_recipe, train
@@ -24,7 +24,15 @@ from modelcore.training.heldout import Heldout
 from modelcore.training.mirror import pull_checkpoint, push_checkpoint
 
 # Settings that do not decide which weights come out; a run may resume with others.
-_BOOKKEEPING = ("eval_every", "eval_tokens", "checkpoint_every", "keep_checkpoints", "log_every", "compile")
+_BOOKKEEPING = (
+    "eval_every",
+    "eval_tokens",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "log_every",
+    "compile",
+    "pad_vocab_to_multiple",
+)
 
 
 def pretrain(
@@ -92,7 +100,7 @@ def pretrain(
 
         torch.set_flush_denormal(True)  # denormal numbers cost a CPU a hundred times a normal one's time
         torch.manual_seed(settings.seed)
-        model = GPT(config).to(chosen)
+        model = pad_vocabulary(GPT(config), settings.pad_vocab_to_multiple).to(chosen)
         folder, checkpoints = _checkpoint_place(out, checkpoint_uri, recipe, config.to_dict(), split)
         history = train(
             model,

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from modelcore.gptx.vocab_padding import PaddedHead
+
 IGNORED = -100
 """The target of a token that does not count."""
 
@@ -40,13 +42,15 @@ def summed_loss(hidden: Tensor, head: nn.Module, targets: Tensor) -> Tensor:
         The sum in nats, 0-D fp32.
     """
     hidden, targets = hidden.flatten(0, 1), targets.flatten()  # (N, d_model), (N,)
-    if type(head) is not nn.Linear or getattr(head, "bias", None) is not None:  # an adapted head
+    if type(head) not in (nn.Linear, PaddedHead) or getattr(head, "bias", None) is not None:  # an adapted head
         return F.cross_entropy(head(hidden).float(), targets, ignore_index=IGNORED, reduction="sum")
     dtype = hidden.dtype
     if torch.is_autocast_enabled(hidden.device.type):
         dtype = torch.get_autocast_dtype(hidden.device.type)
     with_gradient = torch.is_grad_enabled()  # asked here: inside of the function it is always off
-    loss: Tensor = _HeadAndLoss.apply(hidden.to(dtype), head.weight, targets, with_gradient)  # type: ignore[no-untyped-call]
+    loss: Tensor = _HeadAndLoss.apply(  # type: ignore[no-untyped-call]
+        hidden.to(dtype), head.weight, targets, head.out_features, with_gradient
+    )
     return loss
 
 
@@ -57,7 +61,9 @@ class _HeadAndLoss(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, with_gradient: bool) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, vocab_size: int, with_gradient: bool
+    ) -> Tensor:
         for_weight = with_gradient and ctx.needs_input_grad[1]
         grad_hidden = torch.empty_like(hidden) if with_gradient else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if for_weight else None
@@ -69,7 +75,9 @@ class _HeadAndLoss(torch.autograd.Function):
             target = targets[start : start + chunk, None]  # (n, 1)
             counts = target != IGNORED
             target = target.where(counts, 0)
-            log_p = F.log_softmax((h @ weight.T).float(), dim=-1)  # (n, vocab_size)
+            logits = (h @ weight.T).float()  # (n, vocab_size, and the padding's if there is any)
+            logits[:, vocab_size:] = float("-inf")  # padding has probability 0, and its gradient is 0
+            log_p = F.log_softmax(logits, dim=-1)
             total -= log_p.gather(1, target).mul_(counts).sum()
             if grad_hidden is None:
                 continue
@@ -86,11 +94,12 @@ class _HeadAndLoss(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
         grad_hidden, grad_weight = ctx.saved_tensors
         return (
             grad_hidden * grad_output.to(grad_hidden.dtype),
             None if grad_weight is None else (grad_weight * grad_output).to(ctx.weight_dtype),
+            None,
             None,
             None,
         )

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from modelcore.atomic import atomic_directory, write_json
 from modelcore.errors import InputError
 from modelcore.gptx import GPT
+from modelcore.gptx.vocab_padding import with_padding, without_padding
 from modelcore.training.optimizer import Optimizer
 
 logger = logging.getLogger(__name__)
@@ -71,8 +72,8 @@ def save_checkpoint(
     """
     path = folder / f"step-{step:08d}"
     with atomic_directory(path) as fresh:
-        save_file(_on_cpu(_trained(model)), fresh / "model.safetensors")
-        save_file(_on_cpu(optimizer.state_tensors()), fresh / "optimizer.safetensors")
+        save_file(_on_cpu(without_padding(model, _trained(model))), fresh / "model.safetensors")
+        save_file(_on_cpu(without_padding(model, optimizer.state_tensors())), fresh / "optimizer.safetensors")
         state = {
             "version": VERSION,
             "step": step,
@@ -153,9 +154,9 @@ def load_checkpoint(path: Path, model: GPT, optimizer: Optimizer, *, identity: M
             )
     parameters = _trained(model)
     with torch.no_grad():
-        for name, tensor in load_file(path / "model.safetensors").items():
+        for name, tensor in with_padding(model, load_file(path / "model.safetensors")).items():
             parameters[name].copy_(tensor)
-    optimizer.load_state_tensors(load_file(path / "optimizer.safetensors"))
+    optimizer.load_state_tensors(with_padding(model, load_file(path / "optimizer.safetensors")))
     return state
 
 

@@ -117,6 +117,18 @@ def test_the_outcome_is_a_model_folder_with_tokenizer_recipe_and_curves(tokens, 
     assert [path.name for path in out.parent.iterdir()] == ["checkpoint"]  # nothing is left beside it
 
 
+def test_a_vocabulary_padded_for_speed_shows_nowhere(tokens, recipe, tmp_path):
+    plain = pretrain(tokens=tokens, out=tmp_path / "plain", preset=str(recipe))
+    recipe.write_text(RECIPE + "  pad_vocab_to_multiple: 64\n")
+    padded = pretrain(tokens=tokens, out=tmp_path / "padded", preset=str(recipe))
+    assert padded.results["parameters"] == plain.results["parameters"]
+    assert padded.results["loss"] == pytest.approx(plain.results["loss"], abs=1e-4)
+    assert load_model(tmp_path / "padded").config == load_model(tmp_path / "plain").config
+    expected = weights(tmp_path / "plain")
+    for name, tensor in weights(tmp_path / "padded").items():
+        torch.testing.assert_close(tensor, expected[name], rtol=0, atol=1e-4)
+
+
 def test_what_the_caller_gives_goes_before_the_recipe(tokens, recipe, tmp_path):
     pretrain(
         tokens=tokens,
