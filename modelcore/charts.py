@@ -124,6 +124,31 @@ def bits_per_byte(scores: Columns) -> Figure:
         return figure
 
 
+def reliability(tuned: Columns, pretrained: Columns) -> Figure:
+    """How often models are right when they are how sure: a reliability diagram, and below it how sure they are.
+
+    Args:
+        tuned: Columns ``confidence``, ``accuracy`` and ``tokens``, a row a bin of confidence.
+        pretrained: The same of the model before tuning.
+    """
+    with _panels(2, height=2.4) as (figure, [diagram, shares]):
+        diagram.plot([0, 1], [0, 1], color=INK, linestyle=(0, (4, 3)), linewidth=1)
+        models = (("pretrained model", ORANGE, pretrained), ("tuned model", BLUE, tuned))
+        for name, colour, columns in models:
+            diagram.plot(columns["confidence"], columns["accuracy"], color=colour, marker="o", ms=4, label=name)
+            total = sum(columns["tokens"])
+            share = [count / total for count in columns["tokens"]]
+            shares.plot(columns["confidence"], share, color=colour, marker="o", ms=4)
+        diagram.set_ylabel("share that was right")
+        diagram.set_ylim(0, 1)
+        diagram.set_xlim(0, 1)
+        diagram.legend(loc="upper left")
+        shares.set_ylabel("share of all tokens")
+        shares.set_ylim(bottom=0)
+        shares.set_xlabel("probability that the model gives its likeliest next token")
+        return figure
+
+
 def svg(figure: Figure, name: str, description: str) -> str:
     """The figure as an SVG element to stand in a page, as wide as its place and in the colour of the text there.
 

@@ -1,4 +1,4 @@
-"""How well a model predicts a text: bits per byte, perplexity and accuracy by a sliding window.
+"""How well a model predicts a text: bits per byte, perplexity, accuracy and calibration by a sliding window.
 
 Every token of the split is predicted exactly once, the end-of-text token after each document included. The texts
 are read as they lie in the split, one after the other; before the first stands an end-of-text token, as one stands
@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from modelcore.errors import InputError
+from modelcore.evaluation.calibration import N_BINS, Calibration, count_by_confidence
 from modelcore.gptx import GPT
 from modelcore.progress import Progress
 
@@ -51,12 +52,14 @@ class TextScore:
         correct: Tokens that were the most likely one.
         n_tokens: Tokens predicted.
         n_bytes: UTF-8 bytes of the text they stand for.
+        calibration: How sure the model was of its most likely tokens, and how often right.
     """
 
     nats: float
     correct: int
     n_tokens: int
     n_bytes: int
+    calibration: Calibration
 
     @property
     def bits_per_byte(self) -> float:
@@ -73,6 +76,22 @@ class TextScore:
     def token_accuracy(self) -> float:
         """Share of the tokens that were the most likely one."""
         return self.correct / self.n_tokens
+
+
+class TokenScores(NamedTuple):
+    """How well some tokens of a split were predicted, one entry a token, on the CPU.
+
+    Attributes:
+        positions: Their places in the split, (n,) int64.
+        losses: -ln p of each, (n,) fp32.
+        hits: Whether each was the most likely one, (n,) boolean.
+        confidences: The probability of the most likely token in its place, (n,) fp32.
+    """
+
+    positions: Tensor
+    losses: Tensor
+    hits: Tensor
+    confidences: Tensor
 
 
 def evaluate_split(
@@ -97,14 +116,14 @@ def evaluate_split(
         InputError: If the split has another vocabulary, or the window does not fit the model.
     """
     nats, correct = 0.0, 0
+    counts = np.zeros((3, N_BINS))
     with Progress("evaluate", split.n_tokens, "token") as progress:
-        for _, losses, hits in score_tokens(
-            model, split, context_length=context_length, stride=stride, batch_size=batch_size
-        ):
-            nats += losses.double().sum().item()
-            correct += int(hits.sum())
-            progress.update(len(losses))
-    return TextScore(nats, correct, split.n_tokens, split.n_bytes)
+        for scores in score_tokens(model, split, context_length=context_length, stride=stride, batch_size=batch_size):
+            nats += scores.losses.double().sum().item()
+            correct += int(scores.hits.sum())
+            counts += count_by_confidence(scores.confidences.numpy(), scores.hits.numpy())
+            progress.update(len(scores.losses))
+    return TextScore(nats, correct, split.n_tokens, split.n_bytes, Calibration.from_counts(counts))
 
 
 def score_tokens(
@@ -114,12 +133,10 @@ def score_tokens(
     context_length: int | None = None,
     stride: int | None = None,
     batch_size: int | None = None,
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+) -> Iterator[TokenScores]:
     """Yields, batch by batch, what :func:`evaluate_split` adds up; arguments and errors as there.
 
-    Yields:
-        Positions in the split, (n,) int64; -ln p of the tokens there, (n,) fp32; and whether each was the
-        most likely one, (n,) boolean; all on the CPU. Every position comes once.
+    Every position of the split comes once.
     """
     if model.config.vocab_size != split.vocab_size:
         raise InputError(
@@ -150,9 +167,7 @@ def score_tokens(
 
 
 @torch.inference_mode()
-def _score_windows(
-    model: GPT, split: Tokens, length: int, windows: list[tuple[int, int]]
-) -> tuple[Tensor, Tensor, Tensor]:
+def _score_windows(model: GPT, split: Tokens, length: int, windows: list[tuple[int, int]]) -> TokenScores:
     """Scores windows given as (start, first position to score)."""
     tokens = torch.from_numpy(np.stack([_read(split, start, length) for start, _ in windows])).to(model.device)
     starts, scored_from = torch.tensor(windows, device=model.device).T[:, :, None]  # (B, 1)
@@ -160,14 +175,19 @@ def _score_windows(
     wanted = positions >= scored_from
     hidden = model.hidden(tokens[:, :-1])[wanted]  # (n, d_model)
     targets = tokens[:, 1:][wanted]  # (n,)
-    losses, hits = [], []
+    losses, hits, confidences = [], [], []
     rows = max(1, _LOGITS_AT_ONCE // split.vocab_size)
     for first in range(0, len(targets), rows):
         target = targets[first : first + rows]
         logits = model.head(hidden[first : first + rows]).float()  # (rows, V)
-        losses.append(logits.logsumexp(dim=-1) - logits.gather(1, target[:, None])[:, 0])
-        hits.append(logits.argmax(dim=-1) == target)
-    return positions[wanted].cpu(), torch.cat(losses).cpu(), torch.cat(hits).cpu()
+        total = logits.logsumexp(dim=-1)  # (rows,)
+        highest, likeliest = logits.max(dim=-1)
+        losses.append(total - logits.gather(1, target[:, None])[:, 0])
+        hits.append(likeliest == target)
+        confidences.append((highest - total).exp())
+    return TokenScores(
+        positions[wanted].cpu(), torch.cat(losses).cpu(), torch.cat(hits).cpu(), torch.cat(confidences).cpu()
+    )
 
 
 def _read(split: Tokens, start: int, length: int) -> npt.NDArray[np.int64]:

@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from modelcore.evaluation.calibration import N_BINS
 from modelcore.evaluation.run_facts import RunFacts, duration, number
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ def render_report(stages: Sequence[StageSummary], *, run_folder: str = "") -> st
         for part in (
             _head(facts, title),
             _scores(facts),
+            _calibration(facts),
             _samples(facts),
             _training(facts),
             _tuning(facts),
@@ -149,6 +151,29 @@ def _scores(facts: RunFacts) -> str:
     caption = "Bits that each needs for a byte of text that was not trained on"
     return _section(
         "How well it predicts", _figure(picture, caption + (f" ({size:,} bytes of it)." if size is not None else "."))
+    )
+
+
+def _calibration(facts: RunFacts) -> str:
+    tuned, pretrained = facts.series("evaluate", "reliability"), facts.series("evaluate", "pretrained_reliability")
+    if not (tuned and pretrained):
+        return ""
+    from modelcore import charts
+
+    errors = [facts.result("evaluate", f"{prefix}expected_calibration_error") for prefix in ("", "pretrained_")]
+    told = ""
+    if None not in errors:
+        told = f"<p>Expected calibration error: {errors[0]:.2%}, before tuning {errors[1]:.2%} ({N_BINS} bins).</p>"
+    description = "How often the likeliest token was right, by the probability that the model gave it"
+    picture = charts.svg(charts.reliability(tuned, pretrained), "reliability", description)
+    return _section(
+        "How well it knows what it knows",
+        told,
+        _figure(
+            picture,
+            "A model is calibrated where it is right as often as it says: on the dashed line. Below the line it is "
+            "too sure of itself, above it too modest. The lower panel shows how often it is how sure.",
+        ),
     )
 
 

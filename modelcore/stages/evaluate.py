@@ -40,10 +40,11 @@ def evaluate(
         summary: JSON file for the stage's summary, or None.
 
     Returns:
-        The summary: ``bits_per_byte``, ``perplexity``, ``token_accuracy`` (the export's), the same with the prefix
-        ``pretrained_``; ``gzip_bits_per_byte`` and the same of ``bzip2`` and ``xz``; ``heldout_bytes``,
-        ``heldout_tokens`` and ``heldout_digest`` (SHA-256 of the text); ``samples``, each with prompt, before and
-        after. The series ``bits_per_byte`` has the models beside the compressors.
+        The summary: ``bits_per_byte``, ``perplexity``, ``token_accuracy``, ``expected_calibration_error`` (the
+        export's), the same with the prefix ``pretrained_``; ``gzip_bits_per_byte`` and the same of ``bzip2`` and
+        ``xz``; ``heldout_bytes``, ``heldout_tokens`` and ``heldout_digest`` (SHA-256 of the text); ``samples``, each
+        with prompt, before and after. The series ``bits_per_byte`` has the models beside the compressors,
+        ``reliability`` and ``pretrained_reliability`` what a reliability diagram shows.
 
     Raises:
         InputError: If an input is missing or damaged, or text, tokens and models do not belong together.
@@ -67,6 +68,8 @@ def evaluate(
             stage.results[f"{prefix}bits_per_byte"] = score.bits_per_byte
             stage.results[f"{prefix}perplexity"] = score.perplexity
             stage.results[f"{prefix}token_accuracy"] = score.token_accuracy
+            stage.results[f"{prefix}expected_calibration_error"] = score.calibration.expected_error
+            stage.series[f"{prefix}reliability"] = score.calibration.columns()
         compressed = compressed_bits_per_byte(read_texts(heldout))
         stage.results.update({f"{name}_bits_per_byte": bits for name, bits in compressed.items()})
         stage.series["bits_per_byte"] = {
@@ -89,6 +92,10 @@ def evaluate(
             from modelcore import charts
 
             stage.run.log_figure(charts.bits_per_byte(stage.series["bits_per_byte"]), "bits_per_byte.png")
+            stage.run.log_figure(
+                charts.reliability(stage.series["reliability"], stage.series["pretrained_reliability"]),
+                "reliability.png",
+            )
     return stage.summary
 
 

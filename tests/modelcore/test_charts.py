@@ -71,6 +71,15 @@ def test_bits_per_byte_has_the_best_on_top_and_its_figure_beside_it():
     assert {text.get_text() for text in axes.texts} == {"1.900", "2.100", "2.900"}
 
 
+def test_reliability_shows_both_models_against_the_diagonal_and_how_sure_they_are():
+    tuned = {"confidence": [0.1, 0.9], "accuracy": [0.2, 0.8], "tokens": [30, 10]}
+    pretrained = {"confidence": [0.5], "accuracy": [0.4], "tokens": [7]}
+    diagram, shares = charts.reliability(tuned, pretrained).axes
+    assert lines(diagram) == [([0, 1], [0, 1]), ([0.5], [0.4]), ([0.1, 0.9], [0.2, 0.8])]
+    assert lines(shares) == [([0.5], [1.0]), ([0.1, 0.9], [0.75, 0.25])]
+    assert [text.get_text() for text in diagram.get_legend().get_texts()] == ["pretrained model", "tuned model"]
+
+
 def test_an_svg_is_well_formed_scales_and_takes_the_colour_of_the_text_around_it():
     picture = charts.svg(charts.bits_per_byte(SCORES), "scores", 'tuned "1.9" < gzip')
     root = ElementTree.fromstring(picture.replace("xlink:", ""))

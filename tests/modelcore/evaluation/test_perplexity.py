@@ -41,6 +41,18 @@ def make_model(positions: str = "rope") -> GPT:
     return model
 
 
+@pytest.mark.parametrize("stride", [1, 16, 32])
+def test_a_model_of_a_markov_chain_scores_what_the_chains_table_says(chain, stride):
+    """Only the token before matters to it, so its exact figures follow from a table of counts."""
+    model, split = chain.model(), chain.sample(2000, seed=0)
+    before = np.roll(split.tokens, 1)  # the first token follows the end-of-text token that ends the split
+    nats = -np.log(chain.table[before, split.tokens]).sum()
+    score = evaluate_split(model, split, stride=stride)
+    assert score.nats == pytest.approx(nats, rel=1e-6)
+    assert score.perplexity == pytest.approx(math.exp(nats / 2000), rel=1e-6)
+    assert score.correct == (chain.table[before].argmax(axis=1) == split.tokens).sum()
+
+
 @torch.no_grad()
 def slow_scores(model: GPT, split: Split, context: int, stride: int) -> list[tuple[float, bool]]:
     """Token by token: the window that scores a token is the first, in the order of the windows, that holds it."""
@@ -64,9 +76,9 @@ def test_every_token_is_scored_once_as_a_slow_reference_scores_it(n_tokens, cont
     model, split = make_model(), Split(n_tokens)
     expected = slow_scores(model, split, context, stride)
     losses, hits, times = np.zeros(n_tokens), np.zeros(n_tokens, dtype=bool), np.zeros(n_tokens, dtype=int)
-    for positions, loss, hit in score_tokens(model, split, context_length=context, stride=stride, batch_size=3):
-        losses[positions], hits[positions] = loss, hit
-        np.add.at(times, positions.numpy(), 1)
+    for scores in score_tokens(model, split, context_length=context, stride=stride, batch_size=3):
+        losses[scores.positions], hits[scores.positions] = scores.losses, scores.hits
+        np.add.at(times, scores.positions.numpy(), 1)
     assert times.tolist() == [1] * n_tokens
     np.testing.assert_allclose(losses, [loss for loss, _ in expected], atol=2e-5)
     assert hits.tolist() == [hit for _, hit in expected]

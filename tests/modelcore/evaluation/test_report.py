@@ -53,6 +53,8 @@ def summaries() -> list[StageSummary]:
                 "bits_per_byte": 1.987,
                 "perplexity": 60.2,
                 "token_accuracy": 0.312,
+                "expected_calibration_error": 0.0123,
+                "pretrained_expected_calibration_error": 0.0456,
                 "bzip2_bits_per_byte": 2.101,
                 "heldout_bytes": 673687,
                 "samples": [{"prompt": "Is she well?", "before": EVIL + "\x1b[2J", "after": "Yes, ma'am. " * 30}],
@@ -62,7 +64,9 @@ def summaries() -> list[StageSummary]:
                     "name": ["tuned model", "gzip -9", "bzip2 -9"],
                     "bits_per_byte": [1.987, 2.9, 2.101],
                     "is_model": [True, False, False],
-                }
+                },
+                "reliability": {"confidence": [0.1, 0.7], "accuracy": [0.1, 0.6], "tokens": [90, 10]},
+                "pretrained_reliability": {"confidence": [0.1, 0.6], "accuracy": [0.2, 0.6], "tokens": [80, 20]},
             },
         ),
         StageSummary(
@@ -133,11 +137,12 @@ def test_the_page_has_every_stage_with_time_memory_and_cache(page):
 
 
 def test_the_page_has_figures_pictures_samples_gate_places_and_commands(page):
-    assert page.tags.count("svg") == 5  # scores, loss, learning rate, tuning, token lengths
+    assert page.tags.count("svg") == 6  # scores, reliability, loss, learning rate, tuning, token lengths
     for expected in (
         "1.987",
         "bzip2 -9: 2.101",
         "31.2%",
+        "Expected calibration error: 1.23%, before tuning 4.56% (15 bins).",
         "2,123,456",
         "Is she well?",
         "aic-gpt version 3, @candidate and @champion",

@@ -59,6 +59,8 @@ def test_what_is_measured_is_the_export_and_the_checkpoint_beside_it(inputs, don
         assert results[f"{prefix}bits_per_byte"] == pytest.approx(score.bits_per_byte)
         assert results[f"{prefix}perplexity"] == pytest.approx(score.perplexity)
         assert results[f"{prefix}token_accuracy"] == score.token_accuracy
+        assert results[f"{prefix}expected_calibration_error"] == pytest.approx(score.calibration.expected_error)
+        assert done[0].series[f"{prefix}reliability"] == score.calibration.columns()
     assert results["bits_per_byte"] != results["pretrained_bits_per_byte"]
     assert results["heldout_tokens"] == split.n_tokens
     assert results["heldout_bytes"] == len("".join(HELDOUT).encode())
@@ -126,9 +128,10 @@ def test_figures_files_and_picture_are_tracked(inputs, tmp_path, mlflow_client, 
     [run] = runs
     assert run.info.status == "FINISHED"
     assert run.data.metrics["bits_per_byte"] == summary.results["bits_per_byte"]
+    assert run.data.metrics["expected_calibration_error"] == summary.results["expected_calibration_error"]
     assert run.data.params["seed"] == "3"
     artifacts = {file.path for file in mlflow_client.list_artifacts(run.info.run_id)}
-    assert {"evaluation", "bits_per_byte.png"} <= artifacts
+    assert {"evaluation", "bits_per_byte.png", "reliability.png"} <= artifacts
     assert {file.path for file in mlflow_client.list_artifacts(run.info.run_id, "evaluation")} == {
         "evaluation/evaluation.json",
         "evaluation/samples.md",
