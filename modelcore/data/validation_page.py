@@ -8,6 +8,8 @@ from typing import Any
 
 from modelcore.data.validation import Verdict
 
+TITLE = "Validation of the corpus"
+
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem; color: #1c2733 }
 h1 { font-size: 1.5rem } h2 { font-size: 1.15rem; margin-top: 2rem }
@@ -31,8 +33,8 @@ def render(verdicts: Sequence[Verdict], results: dict[str, Any], failure: str | 
     sections = "".join(_section(verdict) for verdict in verdicts)
     figures = "".join(f"<tr><td>{escape(name)}</td><td>{_shown(value)}</td></tr>" for name, value in results.items())
     return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>Validation of the corpus</title>'
-        f"<style>{_STYLE}</style></head><body><h1>Validation of the corpus</h1>"
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{TITLE}</title>'
+        f"<style>{_STYLE}</style></head><body><h1>{TITLE}</h1>"
         f'<p class="{"failed" if failure else "passed"}">{escape(headline)}</p>'
         f"{sections}<h2>Figures</h2><table>{figures}</table></body></html>\n"
     )

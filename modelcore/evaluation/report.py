@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 WIDTH = 100
 """Columns of the terminal's table."""
 
+GENERATOR = "aic-ai-poc-gpt"
+"""What the page says it was made by; one is known again by it."""
+
 _STYLE = """
 :root { color-scheme: light dark; --ink: #23272e; --soft: #5f6773; --line: #d9dde3; --paper: #fff; --card: #f5f7f9;
   --good: #2f6fd0; }
@@ -92,6 +95,7 @@ def render_report(stages: Sequence[StageSummary], *, run_folder: str = "") -> st
 <html lang="en">
 <head>
 <meta charset="utf-8">
+<meta name="generator" content="{GENERATOR}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
 <title>{_text(title)}</title>

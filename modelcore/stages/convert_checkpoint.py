@@ -6,6 +6,7 @@ from pathlib import Path
 
 from modelcore.convert import convert
 from modelcore.convert.formats import Format
+from modelcore.stages.outputs import check_place
 from modelcore.stages.stage import Stage, StageSummary
 
 DEFAULT_FORMAT: Format = "huggingface"
@@ -37,6 +38,7 @@ def convert_checkpoint(
         ConversionError: If the result does not compute what the source does.
     """
     with Stage("convert_checkpoint", {"to": to}, summary=summary) as stage:
+        check_place(Path(out))
         done = convert(Path(checkpoint), Path(out), to, adapter=Path(adapter) if adapter is not None else None)
         stage.results.update(
             source_format=done.source_format,

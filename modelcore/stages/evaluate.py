@@ -15,7 +15,12 @@ from modelcore.evaluation.compressors import OPTIONS, compressed_bits_per_byte
 from modelcore.evaluation.perplexity import evaluate_split
 from modelcore.evaluation.samples import as_markdown, draw_samples
 from modelcore.inference import TextGenerator
+from modelcore.stages.outputs import Output
 from modelcore.stages.stage import Stage, StageSummary
+
+FILE = "evaluation.json"
+SAMPLES_FILE = "samples.md"
+EVALUATION = Output("evaluation", FILE, 'bits_per_byte"', (SAMPLES_FILE,))
 
 
 def evaluate(
@@ -50,7 +55,7 @@ def evaluate(
         InputError: If an input is missing or damaged, or text, tokens and models do not belong together.
     """
     checkpoint, export, tokens, heldout, out = map(Path, (checkpoint, export, tokens, heldout, out))
-    with Stage("evaluate", {"seed": seed}, summary=summary) as stage:
+    with Stage("evaluate", {"seed": seed}, outputs={out: EVALUATION}, summary=summary) as stage:
         before, after = TextGenerator.load(checkpoint), TextGenerator.load(export)
         for model in (before, after):
             split = open_split(tokens, "heldout", model.tokenizer.digest)
@@ -85,8 +90,8 @@ def evaluate(
         samples = draw_samples(before, after, seed=seed)
         stage.results["samples"] = [dataclasses.asdict(sample) for sample in samples]
         with atomic_directory(out) as fresh:
-            write_json(fresh / "evaluation.json", stage.results)
-            write_text(fresh / "samples.md", as_markdown(samples))
+            write_json(fresh / FILE, stage.results)
+            write_text(fresh / SAMPLES_FILE, as_markdown(samples))
         stage.run.log_path(out, "evaluation")
         if stage.run.run_id is not None:
             from modelcore import charts

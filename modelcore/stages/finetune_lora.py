@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 
 from modelcore.adapters import LoRAConfig, add_lora, lora_parameters, save_adapter
+from modelcore.adapters.peft_format import BASE_FILE, CONFIG_FILE, WEIGHTS_FILE
 from modelcore.adapters.replies import ReplyBatches, reply_loss
 from modelcore.atomic import atomic_directory
 from modelcore.data.instructions import Example, load_instructions
@@ -16,6 +17,7 @@ from modelcore.errors import InputError
 from modelcore.gptx import GPT
 from modelcore.inference import SamplingConfig, generate
 from modelcore.models import load_model, tokenizer_path
+from modelcore.stages.outputs import Output
 from modelcore.stages.stage import Stage, StageSummary
 from modelcore.storage import localize
 from modelcore.tokenizers import Tokenizer
@@ -33,6 +35,8 @@ HELDOUT_EVERY = 20
 
 WARMUP_FRACTION = 0.1
 LOG_EVERY = 5
+
+ADAPTER = Output("adapter", CONFIG_FILE, '"peft_type"', (WEIGHTS_FILE, BASE_FILE))
 
 _Column = TypeVar("_Column")
 
@@ -96,7 +100,7 @@ def finetune_lora(
         "learning_rate": learning_rate,
         "seed": seed,
     }
-    with Stage("finetune_lora", parameters, summary=summary) as stage:
+    with Stage("finetune_lora", parameters, outputs={out: ADAPTER}, summary=summary) as stage:
         targets = tuple(name.strip() for name in target_modules.split(",") if name.strip())
         lora = LoRAConfig(rank=rank, alpha=alpha, dropout=dropout, targets=targets)
         model = load_model(checkpoint)

@@ -18,6 +18,8 @@ from modelcore.data.shards import TokenSplit, open_split
 from modelcore.errors import InputError
 from modelcore.gptx import GPT, pad_vocabulary
 from modelcore.models import save_model
+from modelcore.models.native import CONFIG_FILE, FORMAT, TOKENIZER_FILE, WEIGHTS_FILE
+from modelcore.stages.outputs import Output
 from modelcore.stages.stage import Stage, StageSummary
 from modelcore.training import DEFAULT_RECIPE, CheckpointPlace, Recipe, load_recipe, train
 from modelcore.training.heldout import Heldout
@@ -33,6 +35,8 @@ _BOOKKEEPING = (
     "compile",
     "pad_vocab_to_multiple",
 )
+
+MODEL = Output("native model", CONFIG_FILE, f'"{FORMAT}"', (WEIGHTS_FILE, TOKENIZER_FILE, "training.json"))
 
 
 def pretrain(
@@ -53,7 +57,7 @@ def pretrain(
     """Trains a model from random weights.
 
     A run that was interrupted goes on from its newest complete checkpoint when it is started again with the same
-    settings. ``out`` appears, or replaces what stood there, only when the model is complete.
+    settings. ``out`` appears, or replaces an earlier model, only when the new one is complete.
 
     Args:
         tokens: A token folder: ``train`` is trained on, ``heldout`` evaluated on.
@@ -80,7 +84,7 @@ def pretrain(
     parameters = {key: str(value) if isinstance(value, Path) else value for key, value in locals().items()}
     del parameters["summary"]
     tokens, out = Path(tokens), Path(out)
-    with Stage("pretrain", parameters, summary=summary) as stage:
+    with Stage("pretrain", parameters, outputs={out: MODEL}, summary=summary) as stage:
         recipe = _change(load_recipe(preset), steps, batch_size, sequence_length, learning_rate, optimizer, seed)
         settings = recipe.training
         chosen = _device(device)

@@ -12,7 +12,10 @@ from modelcore.atomic import write_json
 from modelcore.errors import InputError
 from modelcore.evaluation.gate import Score, decide
 from modelcore.stages.cache import content_digest
+from modelcore.stages.outputs import Output
 from modelcore.stages.stage import Stage, StageSummary
+
+REGISTRATION = Output("registration", mark='"model_name"')
 
 
 def register_model(
@@ -33,7 +36,7 @@ def register_model(
         InputError: If the evaluation does not tell bits per byte, or no tracking server is configured.
     """
     export, out = Path(export), Path(out)
-    with Stage("register_model", {"model_name": model_name}, summary=summary) as stage:
+    with Stage("register_model", {"model_name": model_name}, outputs={out: REGISTRATION}, summary=summary) as stage:
         registry.check_name(model_name)
         score = _read_score(Path(evaluation) / "evaluation.json")
         if stage.run.run_id is None:

@@ -8,6 +8,7 @@ import logging
 import math
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +20,7 @@ from modelcore import logs, tracking
 from modelcore.atomic import write_json
 from modelcore.errors import InputError
 from modelcore.stages.cache import StageCache
+from modelcore.stages.outputs import Output
 
 logger = logging.getLogger(__name__)
 
@@ -75,11 +77,23 @@ class Stage:
     Args:
         name: The stage's name; also the name of its MLflow run.
         parameters: What decides the stage's result, logged once.
+        outputs: What the block will write, and where; checked before it begins, so that no work is lost to a bad path.
         summary: Where to write the summary, or None to only return it.
+
+    Raises:
+        InputError: When it begins, if an output's place holds something that no such stage wrote.
     """
 
-    def __init__(self, name: str, parameters: dict[str, Scalar], *, summary: Path | str | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        parameters: dict[str, Scalar],
+        *,
+        outputs: Mapping[Path, Output] | None = None,
+        summary: Path | str | None = None,
+    ) -> None:
         self.summary = StageSummary(name, parameters=parameters)
+        self._outputs = outputs or {}
         self._summary_file = Path(summary) if summary is not None else None
         self._cache = StageCache.from_environment()
         self._cache_key: str | None = None
@@ -98,6 +112,12 @@ class Stage:
         logs.configure()
         report_input_errors_in_one_line()
         logger.info("stage=%s status=started", self.summary.stage)
+        try:
+            for path, output in self._outputs.items():
+                output.check(path)
+        except InputError as error:
+            self._log_failure(error)
+            raise
         self.run = tracking.start_stage(self.summary.stage)
         self.run.log_params(self.summary.parameters)
         return self
@@ -109,7 +129,7 @@ class Stage:
         self.summary.peak_memory_mib = round(peak_memory_mib(), 1)
         if error is not None:
             self.run.end(failure=f"{type(error).__name__}: {error}")
-            logger.error("stage=%s status=failed error=%s", self.summary.stage, json.dumps(str(error)))
+            self._log_failure(error)
             return
         self.run.log_metrics(self.summary.numbers())
         self.run.set_tags({"cached": str(self.summary.cached).lower()})
@@ -123,6 +143,9 @@ class Stage:
             self.summary.peak_memory_mib,
             self.summary.cached,
         )
+
+    def _log_failure(self, error: BaseException) -> None:
+        logger.error("stage=%s status=failed error=%s", self.summary.stage, json.dumps(str(error)))
 
     def restore(self, outputs: dict[str, Path], *, inputs: list[Path]) -> bool:
         """Takes the outputs from the cache if it holds them for these inputs, these parameters and this code.

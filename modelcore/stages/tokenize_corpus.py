@@ -5,11 +5,14 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from modelcore.data.shards import open_split, write_tokens
+from modelcore.data.shards import FORMAT, open_split, write_tokens
 from modelcore.data.sources import read_texts
 from modelcore.errors import InputError
+from modelcore.stages.outputs import Output
 from modelcore.stages.stage import Stage, StageSummary
 from modelcore.tokenizers import Tokenizer
+
+TOKENS = Output("token folder", "meta.json", FORMAT, ("tokenizer.model", "train", "heldout"))
 
 
 def tokenize_corpus(
@@ -33,7 +36,7 @@ def tokenize_corpus(
         InputError: If a path does not exist, a document cannot be read, or a corpus holds no text.
     """
     corpus, heldout, tokenizer, out = Path(corpus), Path(heldout), Path(tokenizer), Path(out)
-    with Stage("tokenize_corpus", {}, summary=summary) as stage:
+    with Stage("tokenize_corpus", {}, outputs={out: TOKENS}, summary=summary) as stage:
         for path in (corpus, heldout, tokenizer):
             if not path.exists():
                 raise InputError(f"{path} does not exist")

@@ -10,9 +10,10 @@ from typing import get_args
 
 from modelcore.atomic import atomic_directory, write_json
 from modelcore.errors import InputError
+from modelcore.stages.outputs import Output
 from modelcore.stages.stage import Stage, StageSummary
 from modelcore.tokenizers.sentencepiece_file import NORMAL, Algorithm
-from modelcore.tokenizers.tokenizer import Tokenizer
+from modelcore.tokenizers.tokenizer import MODEL_FILE, Tokenizer
 
 DEFAULT_VOCAB_SIZE = 2048
 DEFAULT_ALGORITHM: Algorithm = "unigram"
@@ -20,6 +21,8 @@ DEFAULT_SEED = 0
 
 # A tokenizer has no context length of its own; the exported model's folder states the model's.
 _NO_LENGTH_LIMIT = 10**9
+
+TOKENIZER = Output("tokenizer", "report.json", '"algorithm"', (MODEL_FILE, "tokenizer.json", "tokenizer_config.json"))
 
 
 def train_tokenizer(
@@ -52,7 +55,7 @@ def train_tokenizer(
     """
     corpus, out = Path(corpus), Path(out)
     parameters = {"vocab_size": vocab_size, "algorithm": algorithm, "seed": seed}
-    with Stage("train_tokenizer", {**parameters}, summary=summary) as stage:
+    with Stage("train_tokenizer", {**parameters}, outputs={out: TOKENIZER}, summary=summary) as stage:
         if algorithm not in get_args(Algorithm):
             raise InputError(f"algorithm is {algorithm!r}; it must be one of: {', '.join(get_args(Algorithm))}")
         if not stage.restore({"tokenizer": out}, inputs=[corpus]):

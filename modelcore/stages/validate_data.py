@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from modelcore.atomic import atomic_directory, write_text
+from modelcore.data.corpus import FILE as CORPUS_FILE
 from modelcore.data.heldout import ENOUGH_DOCUMENTS
 from modelcore.data.quarantine import FILE as QUARANTINE_FILE
 from modelcore.data.quarantine import Quarantine
 from modelcore.data.separation import Separated, separate
 from modelcore.data.validation import Validator
+from modelcore.data.validation_page import TITLE as PAGE_TITLE
 from modelcore.data.validation_page import render
 from modelcore.errors import InputError
+from modelcore.stages.outputs import Output
 from modelcore.stages.stage import Stage, StageSummary
 from modelcore.storage import localize
 
@@ -21,6 +26,10 @@ TEXT_FIELD = "text"
 HELDOUT_FRACTION = 0.05
 MAX_BAD_FRACTION = 0.05
 PAGE_FILE = "summary.html"
+
+CORPUS = Output("folder of clean documents", CORPUS_FILE)
+QUARANTINE = Output("quarantine", QUARANTINE_FILE)
+DOCS = Output("validation report", PAGE_FILE, PAGE_TITLE, ("index.html", "expectations", "validations", "static"))
 
 
 def validate_data(
@@ -68,10 +77,15 @@ def validate_data(
         "heldout_fraction": heldout_fraction,
         "max_bad_fraction": max_bad_fraction,
     }
-    outputs["train"].parent.mkdir(parents=True, exist_ok=True)
+    written = {
+        outputs["train"]: CORPUS,
+        outputs["heldout"]: CORPUS,
+        outputs["quarantine"]: QUARANTINE,
+        outputs["docs"]: DOCS,
+    }
     with (
-        Stage("validate_data", parameters, summary=summary) as stage,
-        tempfile.TemporaryDirectory(dir=outputs["train"].parent, prefix=".validate_data.") as scratch,
+        Stage("validate_data", parameters, outputs=written, summary=summary) as stage,
+        _scratch(outputs["train"].parent) as scratch,
     ):
         if not 0 < heldout_fraction < 1:
             raise InputError(f"heldout_fraction={heldout_fraction} must lie between 0 and 1")
@@ -108,6 +122,14 @@ def validate_data(
                 context=context,
             )
     return stage.summary
+
+
+@contextlib.contextmanager
+def _scratch(folder: Path) -> Iterator[str]:
+    """A temporary folder in ``folder``, which is made: where there is room for the outputs, there is for this."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".validate_data.") as scratch:
+        yield scratch
 
 
 class _UnfitError(Exception):

@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modelcore.atomic import write_text
-from modelcore.evaluation.report import render_report
+from modelcore.evaluation.report import GENERATOR, render_report
+from modelcore.stages.outputs import Output
 from modelcore.stages.stage import Stage, StageSummary
+
+PAGE = Output("report", mark=GENERATOR)
 
 
 def write_report(
@@ -25,7 +28,7 @@ def write_report(
         run_folder: Folder in which the run's outputs are collected, named on the page; empty where there is none.
         summary: JSON file for this stage's own summary, or None.
     """
-    with Stage("write_report", {}, summary=summary) as stage:
+    with Stage("write_report", {}, outputs={Path(out): PAGE}, summary=summary) as stage:
         stages = [StageSummary.load(Path(path)) for path in summaries]
         write_text(Path(out), render_report(stages, run_folder=run_folder))
         stage.results["stages"] = len(stages)

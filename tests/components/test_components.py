@@ -1,6 +1,7 @@
 """Each component works when called directly, under KFP's local runner, and compiles."""
 
 import json
+import pkgutil
 
 import pytest
 import yaml
@@ -8,6 +9,7 @@ from kfp import compiler, dsl, local
 
 from components.readme import component_names, load_component, render
 from modelcore import tracking
+from modelcore.errors import InputError
 from modelcore.stages.stage import StageSummary
 
 NAMES = (
@@ -35,6 +37,34 @@ def test_called_directly_it_makes_every_output_and_its_summary(direct_run, name)
     summary = StageSummary.load(root / name / "summary")
     assert summary.stage == name
     assert summary.seconds > 0
+
+
+def test_what_a_stage_wrote_it_may_replace_and_no_other_stage_may(direct_run):
+    root, _ = direct_run
+    kinds = {
+        "validate_data/train_corpus": "validate_data.CORPUS",
+        "validate_data/heldout_corpus": "validate_data.CORPUS",
+        "validate_data/quarantine": "validate_data.QUARANTINE",
+        "validate_data/data_docs": "validate_data.DOCS",
+        "train_tokenizer/tokenizer": "train_tokenizer.TOKENIZER",
+        "tokenize_corpus/tokens": "tokenize_corpus.TOKENS",
+        "pretrain/checkpoint": "pretrain.MODEL",
+        "finetune_lora/adapter": "finetune_lora.ADAPTER",
+        "convert_checkpoint/export": None,  # checks its destination by itself
+        "evaluate/evaluation": "evaluate.EVALUATION",
+        "register_model/registration": "register_model.REGISTRATION",
+        "write_report/page": "write_report.PAGE",
+    }
+    found = {
+        kind: pkgutil.resolve_name(f"modelcore.stages.{kind.replace('.', ':')}") for kind in kinds.values() if kind
+    }
+    for place, own in kinds.items():
+        for kind, output in found.items():
+            if kind == own:
+                output.check(root / place)
+            else:
+                with pytest.raises(InputError, match="is left as it is"):
+                    output.check(root / place)
 
 
 @pytest.mark.parametrize("name", ["pretrain", "finetune_lora", "evaluate"])

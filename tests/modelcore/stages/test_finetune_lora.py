@@ -187,10 +187,10 @@ def run(checkpoint, tmp_path, pairs=PAIRS, **arguments):
 )
 def test_bad_settings_are_refused_and_leave_what_was_there(checkpoint, tmp_path, arguments, message):
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "kept").write_text("adapter of before")
+    (tmp_path / "out" / "adapter_config.json").write_text('{"peft_type": "LORA", "of": "before"}')
     with pytest.raises(InputError, match=message):
         run(checkpoint, tmp_path, **arguments)
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["kept"]
+    assert [path.read_text() for path in (tmp_path / "out").iterdir()] == ['{"peft_type": "LORA", "of": "before"}']
 
 
 def test_a_missing_file_of_pairs_is_named(checkpoint, tmp_path):

@@ -234,10 +234,9 @@ def test_checkpoints_of_another_run_are_refused_by_the_setting_that_differs(toke
 
 def test_an_earlier_model_is_replaced(tokens, recipe, tmp_path):
     out = tmp_path / "out"
-    out.mkdir()
-    (out / "old").touch()
+    pretrain(tokens=tokens, out=out, preset=str(recipe), steps=1)
     pretrain(tokens=tokens, out=out, preset=str(recipe), steps=2)
-    assert not (out / "old").exists()
+    assert json.loads((out / "training.json").read_text())["totals"]["steps"] == 2
     assert load_model(out)
 
 
@@ -260,12 +259,12 @@ def test_what_the_caller_gives_wrong_is_said_in_one_line_and_what_was_there_stay
 ):
     out = tmp_path / "out"
     out.mkdir()
-    (out / "old").touch()
+    (out / "config.json").write_text('{"format": "modelcore", "of": "before"}')
     with pytest.raises(InputError) as caught:
         pretrain(**({"tokens": tokens, "out": out, "preset": str(recipe)} | arguments))
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert (out / "old").exists()
+    assert [path.read_text() for path in out.iterdir()] == ['{"format": "modelcore", "of": "before"}']
 
 
 def test_a_missing_token_folder_is_named(tmp_path, recipe):

@@ -76,6 +76,7 @@ def test_a_tracked_run_gets_figures_picture_and_files(corpus, tmp_path, mlflow_c
 def test_a_corpus_too_small_for_the_vocabulary_leaves_what_was_there(corpus, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
+    (out / "report.json").write_text('{"algorithm": "bpe"}')
     (out / "tokenizer.model").write_text("the old one")
     with pytest.raises(InputError, match="vocab_size 100000 is too large for this corpus, which supports at most"):
         train_tokenizer(corpus=corpus, out=out, vocab_size=100_000)
