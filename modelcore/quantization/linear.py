@@ -1,0 +1,120 @@
+"""Linear layers whose weight is kept in few bits and made anew, one layer at a time, where it is needed."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from modelcore.errors import InputError
+from modelcore.gptx import GPT
+from modelcore.quantization.int8 import dequantize_int8, quantize_int8
+from modelcore.quantization.nf4 import dequantize_nf4, quantize_nf4
+
+Quantization = Literal["none", "int8", "nf4"]
+"""How the linear layers of a frozen base are kept."""
+
+
+class QuantizedLinear(nn.Module, ABC):
+    """A frozen linear layer in few bits.
+
+    The gradient of its input is the exact one of the rounded weight. Neither pass leaves the full weight behind: it
+    is made when a layer runs and dropped when it has run, and made again for the backward pass.
+
+    Args:
+        linear: The layer to round; it is left as it is.
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.bias = nn.Parameter(linear.bias.detach(), requires_grad=False) if linear.bias is not None else None
+
+    @abstractmethod
+    def dequantized(self) -> Tensor:
+        """The weight that the layer stands for, (outputs, inputs) fp32, made anew at each call."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (…, inputs) to (…, outputs) in the dtype of ``x``."""
+        y: Tensor = _FrozenProduct.apply(x, self)  # type: ignore[no-untyped-call]
+        return y if self.bias is None else y + self.bias
+
+
+class Int8Linear(QuantizedLinear):
+    """A linear layer with eight bits a weight: :mod:`modelcore.quantization.int8`."""
+
+    values: Tensor
+    scale: Tensor
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__(linear)
+        values, scale = quantize_int8(linear.weight.detach())
+        self.register_buffer("values", values)  # (outputs, inputs) int8
+        self.register_buffer("scale", scale)  # (outputs, 1)
+
+    def dequantized(self) -> Tensor:
+        """The weight that the layer stands for, (outputs, inputs) fp32."""
+        return dequantize_int8(self.values, self.scale)
+
+
+class NF4Linear(QuantizedLinear):
+    """A linear layer with four bits a weight: :mod:`modelcore.quantization.nf4`."""
+
+    packed: Tensor
+    largest: Tensor
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__(linear)
+        packed, largest = quantize_nf4(linear.weight.detach())
+        self.register_buffer("packed", packed)  # (blocks, 32) uint8
+        self.register_buffer("largest", largest)  # (blocks, 1)
+
+    def dequantized(self) -> Tensor:
+        """The weight that the layer stands for, (outputs, inputs) fp32."""
+        return dequantize_nf4(self.packed, self.largest, torch.Size((self.out_features, self.in_features)))
+
+
+def quantize_model(model: GPT, kind: Quantization) -> GPT:
+    """Replaces the linear layers of every block by quantized ones, in place, one after the other, and freezes them.
+
+    Embeddings, norms, biases and the head stay as they are: they are looked up, or small, or add their error to
+    every logit.
+
+    Args:
+        model: A plain model, still without adapters.
+        kind: What to keep the layers in; ``none`` leaves them.
+
+    Returns:
+        ``model``.
+
+    Raises:
+        InputError: If ``kind`` is none of the known ones.
+    """
+    kinds: dict[str, type[QuantizedLinear] | None] = {"none": None, "int8": Int8Linear, "nf4": NF4Linear}
+    if kind not in kinds:
+        raise InputError(f"quantization is {kind!r}; it must be one of: {', '.join(kinds)}")
+    layer = kinds[kind]
+    if layer is not None:
+        linear = {name: module for name, module in model.blocks.named_modules() if isinstance(module, nn.Linear)}
+        while linear:  # the full weight of each is let go before the next is read
+            name, module = linear.popitem()
+            model.blocks.set_submodule(name, layer(module))
+            del module
+    return model
+
+
+class _FrozenProduct(torch.autograd.Function):
+    """``x Wᵀ`` for a weight that gets no gradient and is not kept between the passes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: QuantizedLinear) -> Tensor:
+        ctx.layer = layer
+        return F.linear(x, layer.dequantized().to(x.dtype))
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None]:
+        return grad_output @ ctx.layer.dequantized().to(grad_output.dtype), None
