@@ -1,4 +1,4 @@
-"""LoRA: a low-rank correction beside frozen linear layers (Hu et al. 2021).
+"""Adapters of a model: put beside its layers, counted, merged into its weights.
 
 Modules are named as PEFT names them in the Hugging Face model of the same architecture, so ``q_proj`` is a part of our
 fused projection: each part has its own pair of matrices, as it would have there.
@@ -6,141 +6,38 @@ fused projection: each part has its own pair of matrices, as it would have there
 
 from __future__ import annotations
 
-import functools
-import math
+import dataclasses
+import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import cast
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
+from modelcore.adapters.layers import LoRAConfig, LoRAEmbedding, LoRALayer, LoRALinear, Part, build_layer
 from modelcore.errors import InputError
 from modelcore.gptx import GPT, GPTConfig
 from modelcore.models.architectures import architecture_of
+from modelcore.quantization import QuantizedLinear
+
+logger = logging.getLogger(__name__)
 
 HEAD = "lm_head"
 """The head's name in every Hugging Face model."""
 
 
-@dataclass(frozen=True)
-class LoRAConfig:
-    """Which layers are adapted, and how.
-
-    Attributes:
-        rank: Rank r of each correction.
-        alpha: The correction is scaled by alpha / r.
-        dropout: Probability of dropping an input of the correction while training.
-        targets: Names of modules, in full or from some dot on, as in PEFT: ``q_proj``, ``mlp.c_fc``,
-            ``model.layers.0.self_attn.q_proj``. None of them means :func:`default_targets`.
-        rslora: Scale by alpha / sqrt(r) instead (rsLoRA, Kalajdzievski 2023).
-
-    Raises:
-        InputError: If a number is out of range.
-    """
-
-    rank: int = 16
-    alpha: float = 32.0
-    dropout: float = 0.0
-    targets: tuple[str, ...] = ()
-    rslora: bool = False
-
-    def __post_init__(self) -> None:
-        if isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1:
-            raise InputError(f"LoRA rank is {self.rank!r}; it must be a whole number of 1 or more")
-        if not self.alpha > 0:
-            raise InputError(f"LoRA alpha is {self.alpha}; it must be above 0")
-        if not 0.0 <= self.dropout < 1.0:
-            raise InputError(f"LoRA dropout is {self.dropout}; it must be at least 0 and below 1")
-
-    @property
-    def scale(self) -> float:
-        """What the product of the two matrices is multiplied by."""
-        return self.alpha / (math.sqrt(self.rank) if self.rslora else self.rank)
-
-
-@dataclass(frozen=True)
-class Part:
-    """A module of the Hugging Face model: some rows of one of our linear layers.
-
-    Attributes:
-        name: Its full name there, for example ``model.layers.0.self_attn.k_proj``.
-        start: First of our rows that it takes.
-        rows: How many it takes.
-    """
-
-    name: str
-    start: int
-    rows: int
-
-
-class LoRALinear(nn.Module):
-    """A frozen linear layer with a correction on some parts of its output.
-
-    Part i gets ``scale · B_i A_i x``. The parts' A matrices lie one above the other, so that they are one
-    product; as in PEFT they start uniform (Kaiming), the B matrices at zero.
-
-    Attributes:
-        base: The frozen layer.
-        a: (parts · r, inputs) in fp32.
-        b: One (rows of the part, r) matrix a part, in fp32.
-
-    Args:
-        base: The layer, (inputs → outputs).
-        parts: The parts to correct, in the order of their rows.
-        config: Rank, scale and dropout.
-    """
-
-    def __init__(self, base: nn.Linear, parts: list[Part], config: LoRAConfig) -> None:
-        super().__init__()
-        self.base, self.parts, self.config = base, parts, config
-        fp32 = functools.partial(torch.zeros, dtype=torch.float32, device=base.weight.device)
-        self.a = nn.Parameter(fp32(len(parts) * config.rank, base.in_features))
-        self.b = nn.ParameterList(fp32(part.rows, config.rank) for part in parts)
-        nn.init.kaiming_uniform_(self.a, a=math.sqrt(5))
-        self.dropout = nn.Dropout(config.dropout)
-
-    @property
-    def weight(self) -> Tensor:
-        """The base layer's weight, for those who ask for its dtype or device."""
-        return self.base.weight
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps (…, inputs) to (…, outputs) in the base layer's dtype; the correction is computed in fp32."""
-        y = cast(Tensor, self.base(x))
-        h = F.linear(self.dropout(x).to(self.a.dtype), self.a * self.config.scale)  # (…, parts · r)
-        slices, end = [], 0
-        for part, low, b in zip(self.parts, torch.split(h, self.config.rank, dim=-1), self.b, strict=True):
-            if part.start > end:
-                slices.append(h.new_zeros(*h.shape[:-1], part.start - end))
-            slices.append(F.linear(low, b))  # (…, rows of this part)
-            end = part.start + part.rows
-        if end < self.base.out_features:
-            slices.append(h.new_zeros(*h.shape[:-1], self.base.out_features - end))
-        delta = torch.cat(slices, dim=-1) if len(slices) > 1 else slices[0]  # (…, outputs)
-        return y + delta.to(y.dtype)
-
-    @torch.no_grad()
-    def merged(self) -> nn.Linear:
-        """The base layer with the correction added to its weight, summed in fp32 and rounded once to its dtype."""
-        weight = self.base.weight.float().clone()
-        for part, a, b in zip(self.parts, torch.split(self.a, self.config.rank), self.b, strict=True):
-            weight[part.start : part.start + part.rows] += self.config.scale * (b @ a)
-        self.base.weight = nn.Parameter(weight.to(self.base.weight.dtype))
-        return self.base
-
-
 def adaptable(config: GPTConfig) -> dict[str, list[Part]]:
-    """The parts of each linear layer that can be adapted, by our layer's name (``blocks.0.attention.qkv``).
+    """The parts of each layer that can be adapted, by our layer's name (``blocks.0.attention.qkv``).
 
-    A tied head is not among them: it is the embedding too.
+    They are the linear layers of the blocks, the head, and the embedding of the tokens. Where the last two are tied,
+    each can still have a correction of its own, as in PEFT: the shared weight stays, and what is added differs.
 
     Raises:
         InputError: If the architecture has no counterpart in Hugging Face, so that its modules have no names there.
     """
     architecture = architecture_of(config)
-    layers = {}
+    # The embedding comes first in every architecture.
+    embedding = architecture.tensor_maps(config)[0].theirs[0].removesuffix(".weight")
+    layers = {"embedding": [Part(embedding, 0, config.d_model)]}
     for i in range(config.n_layers):
         for projection in architecture.projections(config):
             parts, start = [], 0
@@ -148,8 +45,7 @@ def adaptable(config: GPTConfig) -> dict[str, list[Part]]:
                 parts.append(Part(f"{architecture.LAYERS}.{i}.{name}", start, rows))
                 start += rows
             layers[f"blocks.{i}.{projection.ours}"] = parts
-    if not config.tie_embeddings:
-        layers["head"] = [Part(HEAD, 0, config.vocab_size)]
+    layers["head"] = [Part(HEAD, 0, config.vocab_size)]
     return layers
 
 
@@ -165,13 +61,14 @@ def default_targets(config: GPTConfig) -> tuple[str, ...]:
 def add_lora(model: GPT, config: LoRAConfig) -> GPT:
     """Freezes a model and puts a fresh correction beside each layer that ``config`` names, in place.
 
-    The A matrices are drawn from torch's global generator; seed it first for an adapter that can be made again.
+    The blocks' linear layers may be quantized (:func:`modelcore.quantization.quantize_model`). The corrections' start
+    is drawn from torch's global generator; seed it first for an adapter that can be made again.
 
     Returns:
         ``model``. Only its LoRA parameters are trainable.
 
     Raises:
-        InputError: If a target names no module of the model.
+        InputError: If a target names no module of the model that can be adapted.
     """
     layers = adaptable(model.config)
     targets = config.targets or default_targets(model.config)
@@ -179,39 +76,82 @@ def add_lora(model: GPT, config: LoRAConfig) -> GPT:
     for target in targets:
         if not any(_names(target, name) for name in names):
             known = sorted({name.rsplit(".", 1)[-1] for name in names})
-            raise InputError(f"LoRA target {target!r} names no linear layer of this model; known: {', '.join(known)}")
-    model.requires_grad_(False)
+            raise InputError(f"LoRA target {target!r} names no layer of this model; known: {', '.join(known)}")
+    adapted = {}
     for layer, parts in layers.items():
-        chosen = [part for part in parts if any(_names(target, part.name) for target in targets)]
-        if chosen:
-            adapted = LoRALinear(cast(nn.Linear, model.get_submodule(layer)), chosen, config)
-            model.set_submodule(layer, adapted.train(model.training))
+        if chosen := [part for part in parts if any(_names(target, part.name) for target in targets)]:
+            adapted[layer] = build_layer(model.get_submodule(layer), chosen, config).train(model.training)
+    model.requires_grad_(False)
+    for layer, module in adapted.items():
+        model.set_submodule(layer, module)
     return model
 
 
-def lora_layers(model: GPT) -> Iterator[tuple[str, LoRALinear]]:
+def lora_layers(model: GPT) -> Iterator[tuple[str, LoRALayer]]:
     """Each adapted layer with its name, in the model's order."""
     for name, module in model.named_modules():
-        if isinstance(module, LoRALinear):
+        if isinstance(module, LoRALayer):
             yield name, module
 
 
 def lora_parameters(model: GPT) -> list[nn.Parameter]:
     """The parameters of the corrections, the only ones to train."""
-    return [parameter for _, layer in lora_layers(model) for parameter in (layer.a, *layer.b)]
+    return [
+        parameter
+        for _, layer in lora_layers(model)
+        for name, parameter in layer.named_parameters()
+        if not name.startswith("base.")
+    ]
 
 
 def merge(model: GPT) -> GPT:
-    """Adds each correction to its layer's weight, in place, and leaves a plain model whose parameters are trainable.
+    """Puts each correction into its layer's weight, in place, and leaves a plain model whose parameters are trainable.
 
-    The base's weight tensors are not written to: whoever shares them keeps the base.
+    Sums are in fp32 and rounded once to the base's dtype. The base's weight tensors are not written to: whoever shares
+    them keeps the base. Where the corrections of a tied embedding and its head differ, or only one of the two has any,
+    no shared weight computes the same: the merged model's are no longer tied, its configuration says so, and a warning
+    is logged.
+
+    An adapter that was tuned on a quantized base is merged into the full-precision model (QLoRA's practice). The
+    result computes what the adapter does on that model; from what it did on the quantized one it differs by the
+    rounding of the base.
 
     Returns:
         ``model``.
+
+    Raises:
+        InputError: If a layer is quantized.
     """
+    if any(isinstance(module, QuantizedLinear) for module in model.modules()):
+        raise InputError(
+            "an adapter cannot be merged into quantized weights, whose rounding is coarser than its corrections; "
+            "load the model without quantization, then the adapter, and merge them"
+        )
+    stays_tied = not model.config.tie_embeddings or _same_correction(model.embedding, model.head)
     for name, layer in list(lora_layers(model)):
         model.set_submodule(name, layer.merged())
+    if not stays_tied:
+        model.config = dataclasses.replace(model.config, tie_embeddings=False)
+        logger.warning(
+            "the adapter changes the head otherwise than the embedding it was tied to: merged, they are two weights, "
+            "and the model has %d parameters more",
+            model.head.weight.numel(),
+        )
+    elif model.config.tie_embeddings:
+        model.head.weight = model.embedding.weight
     return model.requires_grad_(True)
+
+
+def _same_correction(embedding: nn.Module, head: nn.Module) -> bool:
+    """Whether a tied embedding and its head stay one weight when their corrections are merged."""
+    if isinstance(embedding, LoRAEmbedding) and isinstance(head, LoRALinear):
+        return (
+            not head.config.dora
+            and head.config.scale == embedding.config.scale
+            and torch.equal(head.a, embedding.b.T)
+            and torch.equal(head.b[0], embedding.a.T)
+        )
+    return not isinstance(embedding, LoRAEmbedding) and not isinstance(head, LoRALinear)
 
 
 def _names(target: str, module: str) -> bool:

@@ -1,12 +1,18 @@
 """Adapters in the format of Hugging Face's PEFT: ``adapter_config.json`` and ``adapter_model.safetensors``.
 
 PEFT names a module's matrices ``base_model.model.<module>.lora_A.weight`` (r, inputs) and ``….lora_B.weight``
-(outputs, r); for GPT-2 too, whose own weights are stored the other way round. The digest of the base's weights goes
-into a file of its own, which PEFT passes over.
+(outputs, r); for GPT-2 too, whose own weights are stored the other way round. DoRA adds
+``….lora_magnitude_vector`` (outputs,); an embedding's are ``….lora_embedding_A`` (r, vocabulary) and
+``….lora_embedding_B`` (width, r). The digest of the base's weights goes into a file of its own, which PEFT passes over.
+
+Of a tied model PEFT (0.21) adapts the head, the embedding or both without touching the weight they share, and stores
+that weight besides. With ``ensure_weight_tying`` it stores the same matrices twice, turned. All of these are read; what
+is written never needs the option.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import Any
@@ -15,7 +21,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from modelcore.adapters.lora import HEAD, LoRAConfig, adaptable, add_lora, default_targets, lora_layers
+from modelcore.adapters.layers import LoRAConfig
+from modelcore.adapters.lora import HEAD, adaptable, add_lora, default_targets, lora_layers
 from modelcore.atomic import write_json
 from modelcore.errors import InputError
 from modelcore.gptx import GPT
@@ -28,19 +35,30 @@ BASE_FILE = "base_model.json"
 
 PICKLE_FILE = "adapter_model.bin"  # what PEFT wrote before 0.6
 
-# What PEFT stores beside an adapter of the head: the head itself.
-_HEAD_COPY = f"base_model.model.{HEAD}.base_layer.weight"
+_PREFIX = "base_model.model."
+
+# What PEFT stores beside an adapter of the head or the embedding: the base's own weight.
+_COPY = ".base_layer.weight"
 
 _BASE_DIGEST = "weights_sha256"
 
 # Fields that say what the adapter computes, and are read.
-_READ = {"peft_type", "r", "lora_alpha", "lora_dropout", "target_modules", "use_rslora", "init_lora_weights"}
+_READ = {
+    "ensure_weight_tying",
+    "init_lora_weights",
+    "lora_alpha",
+    "lora_dropout",
+    "peft_type",
+    "r",
+    "target_modules",
+    "use_dora",
+    "use_rslora",
+}
 
 # Fields that change nothing about what a finished adapter computes.
 _NEUTRAL = {
     "auto_mapping",
     "base_model_name_or_path",
-    "ensure_weight_tying",
     "fan_in_fan_out",
     "inference_mode",
     "layers_pattern",
@@ -70,11 +88,7 @@ def save_adapter(folder: Path, model: GPT, base: Path | None = None) -> None:
     if not layers:
         raise ValueError("the model has no LoRA layers")
     config = layers[0].config
-    tensors: dict[str, Tensor] = {}
-    for layer in layers:
-        for part, a, b in zip(layer.parts, torch.split(layer.a, config.rank), layer.b, strict=True):
-            tensors[f"base_model.model.{part.name}.lora_A.weight"] = a.detach().cpu().contiguous()
-            tensors[f"base_model.model.{part.name}.lora_B.weight"] = b.detach().cpu().contiguous()
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in _tensors(model).items()}
     architecture = architecture_of(model.config)
     fields: dict[str, Any] = {
         "peft_type": "LORA",
@@ -86,6 +100,7 @@ def save_adapter(folder: Path, model: GPT, base: Path | None = None) -> None:
         "lora_dropout": config.dropout,
         "target_modules": list(config.targets or default_targets(model.config)),
         "use_rslora": config.rslora,
+        "use_dora": config.dora,
         "fan_in_fan_out": any(projection.transposed for projection in architecture.projections(model.config)),
         "bias": "none",
         "init_lora_weights": True,
@@ -121,22 +136,17 @@ def load_adapter(folder: Path, model: GPT, base: Path | None = None) -> GPT:
         )
     if base is not None:
         _check_base(folder, base)
-    training = model.training
+    tensors = map_tensors(folder / WEIGHTS_FILE)
+    if _stores_tied_head(folder, tensors):
+        config = dataclasses.replace(config, targets=(*config.targets, HEAD))
+    _check_copies(folder, model, tensors)
     with torch.random.fork_rng(devices=[]):  # the drawn start is replaced below, and no one else's draws change
         add_lora(model, config)
-    ours: dict[str, Tensor] = {}
-    for _, layer in lora_layers(model):
-        for part, a, b in zip(layer.parts, torch.split(layer.a.data, config.rank), layer.b, strict=True):
-            ours[f"base_model.model.{part.name}.lora_A.weight"] = a
-            ours[f"base_model.model.{part.name}.lora_B.weight"] = b.data
-    tensors = map_tensors(folder / WEIGHTS_FILE)
-    head = tensors.pop(_HEAD_COPY, None)
-    if head is not None and not torch.equal(head.to(model.head.weight), model.head.weight):
-        raise InputError(f"the adapter in {folder} was trained on a model with another head")
+    ours = _tensors(model)
     check_tensors(folder / WEIGHTS_FILE, tensors, {name: tuple(tensor.shape) for name, tensor in ours.items()})
     for name, tensor in tensors.items():
         ours[name].copy_(tensor)
-    return model.train(training)
+    return model
 
 
 def read_adapter_config(folder: Path, model: GPT) -> LoRAConfig:
@@ -150,6 +160,11 @@ def read_adapter_config(folder: Path, model: GPT) -> LoRAConfig:
     if fields.get("peft_type") != "LORA":
         raise InputError(f"{path}: peft_type is {fields.get('peft_type')!r}; only 'LORA' is supported")
     for name, value in fields.items():
+        if name == "modules_to_save" and value:
+            raise InputError(
+                f"{path}: modules_to_save is {value!r}: whole layers are stored beside the low-rank corrections; "
+                "merge the adapter with peft and convert the merged model"
+            )
         if name not in _READ | _NEUTRAL and value and value != "none":
             raise InputError(f"{path}: {name} is {value!r}; this variant of LoRA is not supported")
     start = fields.get("init_lora_weights", True)
@@ -157,14 +172,16 @@ def read_adapter_config(folder: Path, model: GPT) -> LoRAConfig:
         raise InputError(f"{path}: init_lora_weights is {start!r}; adapters that change their base are not supported")
     targets = fields.get("target_modules")
     if isinstance(targets, str):
+        blocks = architecture_of(model.config).LAYERS
         try:
-            pattern = re.compile(rf"(?!{HEAD}$).*" if targets == "all-linear" else targets)
+            # PEFT's "all-linear" leaves the head out.
+            pattern = re.compile(rf"{re.escape(blocks)}\..*" if targets == "all-linear" else targets)
         except re.error as error:
             raise InputError(f"{path}: target_modules {targets!r} is no pattern: {error}") from None
         names = [part.name for parts in adaptable(model.config).values() for part in parts]
         targets = [name for name in names if pattern.fullmatch(name)]
         if not targets:
-            raise InputError(f"{path}: target_modules {pattern.pattern!r} matches no linear layer of this model")
+            raise InputError(f"{path}: target_modules {pattern.pattern!r} matches no layer of this model")
     if not isinstance(targets, list) or not targets or not all(isinstance(target, str) for target in targets):
         raise InputError(f"{path}: target_modules is {targets!r}; a list of module names is needed")
     try:
@@ -174,9 +191,37 @@ def read_adapter_config(folder: Path, model: GPT) -> LoRAConfig:
             dropout=float(fields.get("lora_dropout", 0.0)),
             targets=tuple(sorted(targets)),
             rslora=bool(fields.get("use_rslora", False)),
+            dora=bool(fields.get("use_dora", False)),
         )
     except (InputError, TypeError, ValueError) as error:
         raise InputError(f"{path}: {error}") from error
+
+
+def _tensors(model: GPT) -> dict[str, Tensor]:
+    """All matrices of a model's adapter by the names they have in the file; they share the parameters' memory."""
+    return {_PREFIX + name: tensor for _, layer in lora_layers(model) for name, tensor in layer.tensors().items()}
+
+
+def _stores_tied_head(folder: Path, tensors: dict[str, Tensor]) -> bool:
+    """Whether the file holds a correction of the head that the configuration's targets do not name.
+
+    PEFT takes the head out of the targets when it ties the head's correction to the embedding's.
+    """
+    fields = read_json(folder / CONFIG_FILE)
+    return bool(fields.get("ensure_weight_tying")) and f"{_PREFIX}{HEAD}.lora_A.weight" in tensors
+
+
+def _check_copies(folder: Path, model: GPT, tensors: dict[str, Tensor]) -> None:
+    """Takes the copies of the base's own weights out of ``tensors``; they must be the model's.
+
+    Raises:
+        InputError: If one of them is not.
+    """
+    embedding, head = (adaptable(model.config)[name][0].name for name in ("embedding", "head"))
+    for name, weight, what in ((embedding, model.embedding.weight, "embedding"), (head, model.head.weight, "head")):
+        copy = tensors.pop(_PREFIX + name + _COPY, None)
+        if copy is not None and not torch.equal(copy.to(weight), weight):
+            raise InputError(f"the adapter in {folder} was trained on a model with another {what}")
 
 
 def _check_base(folder: Path, base: Path) -> None:

@@ -1,14 +1,17 @@
 """Adapters go to PEFT and come from it with the same logits; those that do not fit are refused by name."""
 
+import dataclasses
 import json
 
 import pytest
 import torch
+import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from modelcore.adapters import LoRAConfig, add_lora, load_adapter, lora_parameters, merge, save_adapter
+from modelcore.adapters.lora import lora_layers
 from modelcore.convert.huggingface import read_huggingface, write_huggingface
 from modelcore.errors import InputError
 from modelcore.gptx import GPT, GPTConfig
@@ -21,6 +24,7 @@ GPT2 = GPTConfig(
     n_kv_heads=4, positions="learned", norm="layernorm", feedforward="gelu_tanh", attention_bias=True,
     feedforward_bias=True, norm_bias=True, tie_embeddings=True, **SIZES,
 )  # fmt: skip
+GPT2_UNTIED = dataclasses.replace(GPT2, tie_embeddings=False)
 TOKENS = torch.randint(41, (3, 16), generator=torch.Generator().manual_seed(5))
 TOLERANCE = 1e-4
 
@@ -32,14 +36,21 @@ CASES = {
     "llama, tied, one key head, biases": (LLAMA_TIED, {"alpha": 5.5}),
     "gpt2, every layer": (GPT2, {}),
     "gpt2, attention": (GPT2, {"targets": ("c_attn",)}),
+    "llama, the embedding and the head": (LLAMA, {"targets": ("embed_tokens", "lm_head")}),
+    "llama, DoRA": (LLAMA, {"dora": True}),
+    "llama, DoRA on parts of fused layers": (LLAMA, {"targets": ("k_proj", "up_proj"), "dora": True, "rslora": True}),
+    "llama, tied, DoRA, biases": (LLAMA_TIED, {"dora": True}),
+    "gpt2, DoRA": (GPT2, {"dora": True}),
+    "gpt2, untied, DoRA on the head": (GPT2_UNTIED, {"targets": ("lm_head", "c_fc"), "dora": True}),
 }
 BOTH = pytest.mark.parametrize(("config", "lora"), CASES.values(), ids=CASES)
 
 
 def noisy(parameters):
+    """Moves parameters away from where they start, so that nothing is zero."""
     generator = torch.Generator().manual_seed(1)
     for parameter in parameters:
-        parameter.data.copy_(0.2 * torch.randn(parameter.shape, generator=generator))
+        parameter.data.add_(0.2 * torch.randn(parameter.shape, generator=generator))
 
 
 def model_with_adapter(config, **lora):
@@ -77,7 +88,8 @@ def test_what_peft_saved_computes_the_same_here(config, lora, tmp_path):
         task_type="CAUSAL_LM",
         target_modules=list(lora.get("targets", ())) or "all-linear",
         use_rslora=lora.get("rslora", False),
-        fan_in_fan_out=config == GPT2,
+        use_dora=lora.get("dora", False),
+        fan_in_fan_out=config.positions == "learned",
     )
     theirs = get_peft_model(AutoModelForCausalLM.from_pretrained(tmp_path / "base"), peft_config).eval()
     noisy(parameter for parameter in theirs.parameters() if parameter.requires_grad)
@@ -85,6 +97,47 @@ def test_what_peft_saved_computes_the_same_here(config, lora, tmp_path):
     ours = load_adapter(tmp_path / "adapter", read_huggingface(tmp_path / "base"))
     with torch.no_grad():
         assert (theirs(TOKENS).logits - ours(TOKENS)).abs().max() <= TOLERANCE
+
+
+def peft_gradients(model):
+    """Gradients of a PEFT model's adapter by the names in its file."""
+    return {
+        name.replace(".default", "").replace("vector.weight", "vector"): parameter.grad
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+def our_gradients(model):
+    """Gradients of our model's adapter by the names in its file."""
+    for _, layer in lora_layers(model):  # tensors() names views of the parameters' data
+        for parameter in layer.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.grad
+    return {f"base_model.model.{name}": g for _, layer in lora_layers(model) for name, g in layer.tensors().items()}
+
+
+@BOTH
+def test_the_adapters_gradients_are_pefts(config, lora, tmp_path):
+    """With dropout, where our parts of a fused layer share a mask, only GPT-2 has the same masks as in PEFT."""
+    dropout = 0.3 if config.positions == "learned" else 0.0
+    ours = model_with_adapter(config, **{"alpha": 3.0} | lora | {"dropout": dropout}).train()
+    save_adapter(tmp_path, ours)
+    (tmp_path / "base").mkdir()
+    write_huggingface(tmp_path / "base", base_of(config), None)
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    theirs = PeftModel.from_pretrained(base, tmp_path, is_trainable=True).train()
+    losses = []
+    for logits in (lambda: ours(TOKENS), lambda: theirs(TOKENS).logits):
+        torch.manual_seed(2)  # the same masks
+        losses.append(F.cross_entropy(logits().flatten(0, 1), TOKENS.flatten()))
+        losses[-1].backward()
+    assert losses[0].item() == pytest.approx(losses[1].item(), abs=1e-5)
+    got, wanted = our_gradients(ours), peft_gradients(theirs)
+    assert got.keys() == wanted.keys()
+    for name, gradient in wanted.items():
+        assert (got[name] - gradient).abs().max() <= 1e-5, name
+        assert gradient.any(), name
 
 
 @BOTH
@@ -168,7 +221,7 @@ def test_an_adapter_of_a_model_of_another_width_is_refused(adapter):
 
 
 def test_an_adapter_of_another_architecture_is_refused(adapter):
-    with pytest.raises(InputError, match="names no linear layer of this model"):
+    with pytest.raises(InputError, match="names no layer of this model"):
         load_adapter(adapter, base_of(GPT2))
 
 
@@ -176,13 +229,14 @@ def test_an_adapter_of_another_architecture_is_refused(adapter):
     ("fields", "message"),
     [
         ({"peft_type": "IA3"}, "peft_type is 'IA3'"),
-        ({"use_dora": True}, "use_dora is True"),
-        ({"modules_to_save": ["lm_head"]}, r"modules_to_save is \['lm_head'\]"),
+        ({"use_qalora": True}, "use_qalora is True"),
+        ({"modules_to_save": ["lm_head"]}, r"modules_to_save is \['lm_head'\]: whole layers are stored"),
+        ({"target_modules": ["embed_tokens"], "use_dora": True}, "DoRA of the embedding model.embed_tokens"),
         ({"rank_pattern": {"q_proj": 2}}, "rank_pattern is"),
         ({"bias": "all"}, "bias is 'all'"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights is 'pissa'"),
         ({"target_modules": []}, r"target_modules is \[\]"),
-        ({"target_modules": "nothing"}, "'nothing' matches no linear layer"),
+        ({"target_modules": "nothing"}, "'nothing' matches no layer"),
         ({"target_modules": "("}, r"target_modules '\(' is no pattern"),
         ({"r": "many"}, "rank is 'many'"),
         ({"lora_alpha": None}, "adapter_config.json"),
