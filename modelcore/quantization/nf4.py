@@ -2,9 +2,10 @@
 
 Each block of 64 neighbouring weights is divided by the largest absolute value in it; what is left is replaced by the
 nearest of 16 numbers, which are spaced as the quantiles of a normal distribution. Two weights share a byte, the first
-in its upper half. The blocks' largest values stay in fp32, which makes 4.5 bits a weight in all. Quantizing them too, as the
-paper does, would save another 0.37 bits, 4 MB of the blocks of GPT-2's 124M model, and is left out. Layout and numbers
-are those of bitsandbytes 0.50 with a block size of 64, whose CPU code gives the same bytes and the same weights.
+in its upper half. The blocks' largest values stay in fp32, which makes 4.5 bits a weight in all. Quantizing them too,
+as the paper does, would save another 0.37 bits, 4 MB of the blocks of GPT-2's 124M model, and is left out. Layout and
+numbers are those of bitsandbytes 0.50 with a block size of 64, whose CPU code gives the same bytes and the same
+weights.
 
 A weight is off by at most 0.152 times the largest of its block: half of the widest gap between two of the numbers.
 """
