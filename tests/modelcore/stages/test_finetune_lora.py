@@ -182,7 +182,7 @@ def run(checkpoint, tmp_path, pairs=PAIRS, **arguments):
         ({"steps": 0}, "steps is 0"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"learning_rate": 0.0}, "learning_rate is 0"),
-        ({"target_modules": "c_attn"}, "'c_attn' names no linear layer of this model; known: down_proj"),
+        ({"target_modules": "c_attn"}, "'c_attn' names no layer of this model; known: down_proj"),
     ],
 )
 def test_bad_settings_are_refused_and_leave_what_was_there(checkpoint, tmp_path, arguments, message):
