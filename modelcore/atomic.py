@@ -7,9 +7,11 @@ content is complete and on the disk.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +19,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from modelcore.errors import InputError
+
+_FULL = re.compile(r"No space left on device|Disk quota exceeded|disk is full|\d+ requested and \d+ written")
 
 
 @contextlib.contextmanager
@@ -31,7 +35,7 @@ def atomic_file(path: Path, mode: str = "wb", **options: Any) -> Iterator[IO[Any
     Raises:
         InputError: If the disk is full.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))  # a link stays one
     if "b" not in mode:
         options.setdefault("encoding", "utf-8")
     with _readable_disk_errors(path):
@@ -60,29 +64,23 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     Raises:
         InputError: If the disk is full.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))  # a link stays one
     with _readable_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
         try:
             yield fresh
-            for file in fresh.rglob("*"):
-                if file.is_file():
-                    with open(file, "rb") as handle:
-                        os.fsync(handle.fileno())
-                    os.chmod(file, 0o666 & ~_umask())  # some libraries write files that only their owner may read
-            os.chmod(fresh, 0o777 & ~_umask())
+            for item in (*fresh.rglob("*"), fresh):
+                if not item.is_symlink():  # some libraries write files that only their owner may read
+                    os.chmod(item, (0o777 if item.is_dir() else 0o666) & ~_umask())
+                    sync(item)
             if path.exists():
-                old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
-                os.rename(path, old / path.name)
-                os.rename(fresh, path)
-                shutil.rmtree(old)
+                _replace(path, fresh)
             else:
                 os.rename(fresh, path)
             sync(path.parent)
-        except BaseException:
-            shutil.rmtree(fresh, ignore_errors=True)
-            raise
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)  # half of the new content, or all of the old
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -107,20 +105,52 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _make_durable(path: Path) -> None:
-    """Writes a file or folder out to the disk, readable as the umask allows: some libraries write 0600."""
-    if path.is_symlink():
+def disk_is_full(error: BaseException | None) -> bool:
+    """Whether an error, or one that led to it, comes from a full disk or a used-up quota.
+
+    Libraries that write by themselves (safetensors, NumPy, SQLite) say so in words of their own.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if _FULL.search(str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _replace(path: Path, fresh: Path) -> None:
+    """Puts the folder ``fresh`` in the place of ``path``, and what stood there in the place of ``fresh``."""
+    if _exchange(path, fresh):
         return
-    os.chmod(path, (0o777 if path.is_dir() else 0o666) & ~_umask())
-    sync(path)
+    old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
+    try:
+        os.rename(path, old / path.name)
+        os.rename(fresh, path)
+    finally:  # whatever came between the two, an interrupt too
+        if not path.exists():
+            os.rename(old / path.name, path)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Makes two paths change places in one step, which Linux can on most file systems; whether it was done."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return False
+    here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE, see renameat2(2)
+    return bool(rename(here, os.fsencode(one), here, os.fsencode(other), ctypes.c_uint(exchange)) == 0)
 
 
 @contextlib.contextmanager
 def _readable_disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except InputError:
+        raise
+    except Exception as error:
+        if disk_is_full(error):
             raise InputError(
                 f"no space left on the disk while writing {path}; free some and run again (nothing was replaced)"
             ) from error

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from modelcore.atomic import atomic_directory
-from modelcore.errors import InputError
+from modelcore.errors import InputError, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -229,10 +229,6 @@ def _one_line_errors(uri: str | Path) -> Iterator[None]:
             raise InputError(f"{uri}: there is no such bucket") from error
         if code in _REFUSED:
             raise InputError(f"{uri}: access refused ({code}); check the credentials and what they may do") from error
-        raise InputError(f"{uri}: {_first_line(error)}") from error
+        raise InputError(f"{uri}: {first_line(error)}") from error
     except (BotoCoreError, Boto3Error) as error:  # no connection, a broken transfer
-        raise InputError(f"{uri}: {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{uri}: {first_line(error)}") from error

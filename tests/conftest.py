@@ -1,6 +1,7 @@
 """What tests of several folders share."""
 
 import os
+import subprocess
 
 import pytest
 
@@ -47,3 +48,33 @@ def mlflow_client(mlflow_store, monkeypatch, request):
 
     tracking.ensure_experiment(artifacts)
     return mlflow.MlflowClient(uri)
+
+
+class SmallDisk:
+    """A file system of its own, a few MiB large, that can be filled up."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def fill(self, room):
+        """Takes all space but ``room`` bytes."""
+        with open(self.folder / "filler", "wb", buffering=0) as file:
+            try:
+                while True:
+                    file.write(bytes(1 << 12))
+            except OSError:
+                file.truncate(max(0, file.tell() - room))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A real, small disk to fill: tmpfs, which root may mount."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"no small disk can be mounted here: {mounted.stderr.strip()}")
+    yield SmallDisk(folder)
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)

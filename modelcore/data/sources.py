@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, cast
 
-from modelcore.errors import InputError
+from modelcore.errors import InputError, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ def read_records(path: Path, text_field: str = "text") -> Iterator[Record]:
                 row = record.row
                 yield record
         except _damage_errors() as error:
-            detail = f"the file cannot be read on from here: {str(error).splitlines()[0] if str(error) else error!r}"
+            detail = f"the file cannot be read on from here: {first_line(error)}"
             yield Record(source, row + 1, file.stat().st_size, None, "damaged", detail)
 
 

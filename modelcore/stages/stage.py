@@ -17,8 +17,8 @@ from typing import Any, Self
 import psutil
 
 from modelcore import logs, tracking
-from modelcore.atomic import write_json
-from modelcore.errors import InputError
+from modelcore.atomic import disk_is_full, write_json
+from modelcore.errors import InputError, first_line
 from modelcore.stages.cache import StageCache
 from modelcore.stages.outputs import Output
 
@@ -94,6 +94,7 @@ class Stage:
     ) -> None:
         self.summary = StageSummary(name, parameters=parameters)
         self._outputs = outputs or {}
+        self.run = tracking.Run()
         self._summary_file = Path(summary) if summary is not None else None
         self._cache = StageCache.from_environment()
         self._cache_key: str | None = None
@@ -115,11 +116,11 @@ class Stage:
         try:
             for path, output in self._outputs.items():
                 output.check(path)
-        except InputError as error:
-            self._log_failure(error)
+            self.run = tracking.start_stage(self.summary.stage)
+            self.run.log_params(self.summary.parameters)
+        except Exception as error:
+            self._fail(error)
             raise
-        self.run = tracking.start_stage(self.summary.stage)
-        self.run.log_params(self.summary.parameters)
         return self
 
     def __exit__(
@@ -127,10 +128,16 @@ class Stage:
     ) -> None:
         self.summary.seconds = round(time.time() - psutil.Process().create_time(), 2)
         self.summary.peak_memory_mib = round(peak_memory_mib(), 1)
-        if error is not None:
-            self.run.end(failure=f"{type(error).__name__}: {error}")
-            self._log_failure(error)
-            return
+        if error is None:
+            try:
+                self._finish()
+            except Exception as late:
+                self._fail(late)
+                raise
+        else:
+            self._fail(error)
+
+    def _finish(self) -> None:
         self.run.log_metrics(self.summary.numbers())
         self.run.set_tags({"cached": str(self.summary.cached).lower()})
         if self._summary_file is not None:
@@ -144,8 +151,17 @@ class Stage:
             self.summary.cached,
         )
 
-    def _log_failure(self, error: BaseException) -> None:
-        logger.error("stage=%s status=failed error=%s", self.summary.stage, json.dumps(str(error)))
+    def _fail(self, error: BaseException) -> None:
+        """Marks the run failed and logs why; raises an InputError in the place of an error that a full disk made."""
+        full = not isinstance(error, InputError) and disk_is_full(error)
+        reason = f"no space left on the disk ({first_line(error)}); free some and run again" if full else str(error)
+        try:
+            self.run.end(failure=f"{type(error).__name__}: {reason}")
+        except Exception as untracked:  # for example because the disk is full; what failed first is what counts
+            logger.warning("the run's failure could not be tracked: %s", first_line(untracked))
+        logger.error("stage=%s status=failed error=%s", self.summary.stage, json.dumps(reason))
+        if full:
+            raise InputError(reason) from error
 
     def restore(self, outputs: dict[str, Path], *, inputs: list[Path]) -> bool:
         """Takes the outputs from the cache if it holds them for these inputs, these parameters and this code.

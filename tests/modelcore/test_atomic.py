@@ -6,7 +6,8 @@ import os
 
 import pytest
 
-from modelcore.atomic import atomic_directory, atomic_file, write_json
+from modelcore import atomic
+from modelcore.atomic import _exchange, atomic_directory, atomic_file, write_json
 from modelcore.errors import InputError
 
 
@@ -50,15 +51,6 @@ def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, number):
     assert path.read_bytes() == b"old"
 
 
-def test_a_really_full_disk_is_reported_the_same_way():
-    """/dev/full refuses every byte, as a full disk does."""
-    from modelcore.atomic import _readable_disk_errors
-
-    with pytest.raises(InputError, match="no space left"), _readable_disk_errors("/dev/full"):
-        with open("/dev/full", "wb") as file:
-            file.write(b"x" * 100_000)
-
-
 def test_files_in_a_folder_are_readable_as_the_umask_allows(tmp_path):
     """safetensors writes 0600, which another user's container could not read."""
     with atomic_directory(tmp_path / "model") as fresh:
@@ -67,3 +59,43 @@ def test_files_in_a_folder_are_readable_as_the_umask_allows(tmp_path):
     umask = os.umask(0)
     os.umask(umask)
     assert (tmp_path / "model" / "weights").stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_a_folder_is_replaced_in_one_step_where_the_system_can(tmp_path, monkeypatch):
+    (tmp_path / "model").mkdir()
+    if not _exchange(tmp_path / "model", tmp_path / "model"):
+        pytest.skip("this file system cannot exchange two folders")
+    monkeypatch.setattr(os, "rename", None)  # two renames would leave a moment without the folder
+    with atomic_directory(tmp_path / "model") as fresh:
+        (fresh / "new").touch()
+    assert [path.name for path in tmp_path.rglob("*")] == ["model", "new"]
+
+
+@pytest.mark.parametrize("moment", [1, 2])
+def test_an_interrupt_while_folders_change_places_leaves_the_old_or_the_new(tmp_path, monkeypatch, moment):
+    monkeypatch.setattr(atomic, "_exchange", lambda one, other: False)
+    write_json(tmp_path / "model" / "old.json", 1)
+    rename, calls = os.rename, []
+
+    def interrupted(source, destination):
+        rename(source, destination)
+        calls.append(source)
+        if len(calls) == moment:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt), atomic_directory(tmp_path / "model") as fresh:
+        (fresh / "new.json").touch()
+    assert [path.name for path in tmp_path.rglob("*")] == ["model", "old.json" if moment == 1 else "new.json"]
+
+
+def test_a_link_stays_one_and_its_target_is_replaced(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "model").symlink_to("real")
+    (tmp_path / "note").symlink_to("not-there-yet")
+    with atomic_directory(tmp_path / "model") as fresh:
+        (fresh / "new").touch()
+    write_json(tmp_path / "note", 1)
+    assert (tmp_path / "model").is_symlink()
+    assert (tmp_path / "real" / "new").exists()
+    assert (tmp_path / "not-there-yet").read_text() == "1\n"
