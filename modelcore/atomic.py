@@ -21,6 +21,8 @@ from typing import IO, Any
 from modelcore.errors import InputError
 
 _FULL = re.compile(r"No space left on device|Disk quota exceeded|disk is full|\d+ requested and \d+ written")
+# What tempfile makes of the prefix and suffix below.
+_TEMPORARY = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}\.(?P<kind>tmp|old)")
 
 
 @contextlib.contextmanager
@@ -81,6 +83,26 @@ def atomic_directory(path: Path) -> Iterator[Path]:
             sync(path.parent)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)  # half of the new content, or all of the old
+
+
+def remove_leftovers(folder: Path, name: re.Pattern[str]) -> None:
+    """Removes what killed processes left in ``folder`` of writing files or folders whose whole names fit ``name``.
+
+    What was about to be replaced, and has no successor yet, is put back. Nobody else may be writing there now.
+    """
+    if not folder.is_dir():
+        return
+    for rest in folder.iterdir():
+        parts = _TEMPORARY.fullmatch(rest.name)
+        if parts is None or not name.fullmatch(parts["name"]):
+            continue
+        old, path = rest / parts["name"], folder / parts["name"]
+        if parts["kind"] == "old" and old.exists() and not path.exists():
+            os.rename(old, path)
+        if rest.is_dir():
+            shutil.rmtree(rest, ignore_errors=True)
+        else:
+            rest.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:

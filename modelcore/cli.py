@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from modelcore import __version__, logs
+from modelcore import __version__, launch, logs
 from modelcore.errors import InputError
 
 
@@ -306,7 +306,9 @@ def _add_doctor(commands: Commands) -> None:
 
 
 def _done(out: Path, results: dict[str, object]) -> int:
-    """Prints where the output is and the stage's scalar results, one ``key=value`` a line."""
+    """Prints where the output is and the stage's scalar results, one ``key=value`` a line; of several ranks, one."""
+    if launch.rank() > 0:
+        return 0
     sys.stdout.write(f"out={os.fspath(out)}\n")
     for key, value in results.items():
         if isinstance(value, int | float | str) and "\n" not in str(value):

@@ -4,9 +4,14 @@ import logging
 import sys
 import time
 
+from modelcore import launch
+
 
 def configure(level: int = logging.INFO) -> None:
-    """Sends log records of modelcore to standard error; does nothing where a handler is set already."""
+    """Sends log records of modelcore to standard error; does nothing where a handler is set already.
+
+    Of processes that torchrun launched together, those that do not speak for all say only what goes wrong.
+    """
     logger = logging.getLogger("modelcore")
     if logger.handlers:
         return
@@ -15,5 +20,5 @@ def configure(level: int = logging.INFO) -> None:
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)
     logger.addHandler(handler)
-    logger.setLevel(level)
+    logger.setLevel(level if launch.rank() == 0 else max(level, logging.ERROR))
     logger.propagate = False

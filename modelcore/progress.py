@@ -10,6 +10,8 @@ from typing import Self
 
 from tqdm import tqdm
 
+from modelcore import launch
+
 logger = logging.getLogger(__name__)
 
 LOG_EVERY_SECONDS = 5.0
@@ -28,7 +30,7 @@ class Progress:
     def __init__(self, name: str, total: int | None, unit: str, *, start: int = 0) -> None:
         self.name, self.total, self.unit, self.done = name, total, unit, start
         self._next_line = time.monotonic() + LOG_EVERY_SECONDS
-        on_terminal = sys.stderr.isatty()
+        on_terminal = sys.stderr.isatty() and launch.rank() == 0
         self._bar = tqdm(total=total, desc=name, unit=unit, initial=start, dynamic_ncols=True) if on_terminal else None
 
     def __enter__(self) -> Self:

@@ -19,6 +19,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from modelcore import launch
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -148,7 +150,7 @@ class MLflowRun(Run):
 
 def start_stage(name: str) -> Run:
     """The run that a stage's figures go to; see the head of this file for how it is chosen."""
-    if not os.environ.get("MLFLOW_TRACKING_URI"):
+    if not os.environ.get("MLFLOW_TRACKING_URI") or launch.rank() > 0:
         return Run()
     if run_id := os.environ.get("MLFLOW_RUN_ID"):
         return MLflowRun(run_id, owned=False)

@@ -7,6 +7,7 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from modelcore.errors import InputError
 from modelcore.gptx.attention import Attention, AttentionInputs
@@ -40,6 +41,11 @@ class GPT(nn.Module):
     Weights are drawn from N(0, 0.02), the two projections into the residual stream scaled down by
     sqrt(2 · n_layers), biases zero: GPT-2's initialization. They come from torch's global generator;
     seed it first for a model that can be made again.
+
+    Attributes:
+        config: The shape.
+        gradient_checkpointing: Whether a forward pass with gradients keeps only each block's input; the backward pass
+            computes the block again, dropout included, and gives the same gradients.
     """
 
     cos: Tensor | None
@@ -49,6 +55,7 @@ class GPT(nn.Module):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = config
+        self.gradient_checkpointing = False
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.position_embedding = (
             nn.Embedding(config.context_length, config.d_model) if config.positions == "learned" else None
@@ -108,7 +115,10 @@ class GPT(nn.Module):
             x = x + self.position_embedding(positions)
         x = self.dropout(x)
         for layer, block in enumerate(self.blocks):
-            x = block(x, inputs, cache, layer)
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, inputs, cache, layer, use_reentrant=False)
+            else:
+                x = block(x, inputs, cache, layer)
         return cast(Tensor, self.norm(x))
 
     def _inputs(self, tokens: Tensor, cache: KVCache | None) -> tuple[AttentionInputs, Tensor]:

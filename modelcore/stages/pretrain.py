@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import math
-import shutil
+import os
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from modelcore import storage
-from modelcore.atomic import atomic_directory, write_json
+from modelcore import launch, storage
+from modelcore.atomic import atomic_directory, remove_leftovers, write_json
 from modelcore.data.loader import TrainingBatches, WindowSampler
 from modelcore.data.shards import TokenSplit, open_split
 from modelcore.errors import InputError
@@ -24,6 +25,8 @@ from modelcore.stages.stage import Stage, StageSummary
 from modelcore.training import DEFAULT_RECIPE, CheckpointPlace, Recipe, load_recipe, train
 from modelcore.training.heldout import Heldout
 from modelcore.training.mirror import pull_checkpoint, push_checkpoint
+from modelcore.training.parallel import Ranks, join
+from modelcore.training.state import remove_checkpoints
 
 # Settings that do not decide which weights come out; a run may resume with others.
 _BOOKKEEPING = (
@@ -33,6 +36,7 @@ _BOOKKEEPING = (
     "keep_checkpoints",
     "log_every",
     "compile",
+    "gradient_checkpointing",
     "pad_vocab_to_multiple",
 )
 
@@ -59,6 +63,10 @@ def pretrain(
     A run that was interrupted goes on from its newest complete checkpoint when it is started again with the same
     settings. ``out`` appears, or replaces an earlier model, only when the new one is complete.
 
+    Started by torchrun, the processes share each batch, so ``batch_size`` must be a multiple of their number; the
+    samples and their order do not depend on it, and a run may go on with another number. Only the first process
+    writes, logs and tracks.
+
     Args:
         tokens: A token folder: ``train`` is trained on, ``heldout`` evaluated on.
         out: Where the model goes: a native model folder with ``training.json`` (recipe, totals, curves).
@@ -69,7 +77,8 @@ def pretrain(
         learning_rate: Peak learning rate of AdamW; 0: the recipe's. Muon's keeps its ratio to it.
         optimizer: ``adamw``, ``muon``; ``recipe``: the recipe's.
         seed: Decides initial weights, order of samples, and dropout.
-        device: ``auto`` (a GPU if there is one), or a device as torch names it, such as ``cpu`` or ``cuda:1``.
+        device: ``auto`` (a GPU if there is one), or a device as torch names it, such as ``cpu`` or ``cuda:1``. Under
+            torchrun ``auto`` and ``cuda`` give each process a GPU of its own.
         checkpoint_uri: Folder or ``s3://`` prefix for checkpoints, which stay there. "": the folder
             ``.<name of out>.training`` beside ``out``, removed when the model is complete.
         summary: File to write the stage's summary to.
@@ -79,7 +88,7 @@ def pretrain(
 
     Raises:
         InputError: If a setting is wrong, the corpus is too small, the tokens are damaged, or the checkpoints are
-            those of another run.
+            those of another run or all damaged, or training diverges.
     """
     parameters = {key: str(value) if isinstance(value, Path) else value for key, value in locals().items()}
     del parameters["summary"]
@@ -105,17 +114,19 @@ def pretrain(
         torch.set_flush_denormal(True)  # denormal numbers cost a CPU a hundred times a normal one's time
         torch.manual_seed(settings.seed)
         model = pad_vocabulary(GPT(config), settings.pad_vocab_to_multiple).to(chosen)
-        folder, checkpoints = _checkpoint_place(out, checkpoint_uri, recipe, config.to_dict(), split)
-        history = train(
-            model,
-            batches,
-            settings,
-            bytes_per_token=split.n_bytes / split.n_tokens,
-            heldout=heldout,
-            checkpoints=checkpoints,
-            report=lambda step, metrics: stage.run.log_metrics(metrics, step),
-            name="pretrain",
-        )
+        with join(chosen) as ranks:
+            folder, checkpoints = _checkpoint_place(out, checkpoint_uri, recipe, config.to_dict(), split, ranks)
+            history = train(
+                model,
+                batches,
+                settings,
+                bytes_per_token=split.n_bytes / split.n_tokens,
+                heldout=heldout,
+                checkpoints=checkpoints,
+                report=lambda step, metrics: stage.run.log_metrics(metrics, step),
+                name="pretrain",
+                ranks=ranks,
+            )
 
         rate = history.tokens / history.seconds
         mfu = history.loss_curve["mfu"][-1] / history.loss_curve["tokens_per_second"][-1] * rate
@@ -130,22 +141,31 @@ def pretrain(
             "mfu": round(mfu, 4),
             "train_seconds": round(history.seconds, 2),
             "skipped_steps": history.skipped_steps,
+            "spike_steps": history.spike_steps,
         }
         stage.results.update(totals)
+        # The same weights were evaluated on the way: the held-out figures are those of what is saved.
+        stage.results["weights"] = "average" if settings.ema_decay else "last"
         stage.series["loss_curve"] = history.loss_curve
         stage.series["heldout_curve"] = history.heldout_curve
-        with atomic_directory(out) as fresh:
-            save_model(fresh, model, tokenizer_model)
-            training = {
-                "recipe": recipe.to_dict(),
-                "tokens": {"train": split.digest, "heldout": heldout_split.digest, "tokenizer": split.tokenizer_digest},
-                "totals": totals,
-                "loss_curve": history.loss_curve,
-                "heldout_curve": history.heldout_curve,
-            }
-            write_json(fresh / "training.json", training)
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+        if ranks.first:
+            with atomic_directory(out) as fresh:
+                save_model(fresh, model, tokenizer_model)
+                training = {
+                    "recipe": recipe.to_dict(),
+                    "tokens": {
+                        "train": split.digest,
+                        "heldout": heldout_split.digest,
+                        "tokenizer": split.tokenizer_digest,
+                    },
+                    "weights": stage.results["weights"],
+                    "totals": totals,
+                    "loss_curve": history.loss_curve,
+                    "heldout_curve": history.heldout_curve,
+                }
+                write_json(fresh / "training.json", training)
+            if folder is not None:
+                remove_checkpoints(folder)
         if stage.run.run_id is not None:
             from modelcore import charts
 
@@ -185,7 +205,9 @@ def _change(
 
 def _device(name: str) -> torch.device:
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda":
+        name = f"cuda:{launch.local_rank()}"
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
@@ -205,16 +227,20 @@ def _checked_tokenizer(tokens: Path, split: TokenSplit) -> Path:
 
 
 def _checkpoint_place(
-    out: Path, uri: str, recipe: Recipe, model: dict[str, Any], split: TokenSplit
+    out: Path, uri: str, recipe: Recipe, model: dict[str, Any], split: TokenSplit, ranks: Ranks
 ) -> tuple[Path | None, CheckpointPlace]:
-    """The folder to remove at the end, if any, and where checkpoints go."""
+    """The folder to remove at the end, if any, and where checkpoints go. What a killed run left beside ``out`` goes."""
     training = {key: value for key, value in recipe.to_dict()["training"].items() if key not in _BOOKKEEPING}
     identity = {"training": training, "model": model, "tokens": split.digest, "tokenizer": split.tokenizer_digest}
     beside = out.absolute().parent / f".{out.name}.training"
+    if ranks.first:
+        real = Path(os.path.realpath(out))  # a link's target is what is written
+        remove_leftovers(real.parent, re.compile(re.escape(real.name)))
     if not uri:
         return beside, CheckpointPlace(beside, identity)
     if not storage.is_remote(uri):
         return None, CheckpointPlace(Path(uri), identity)
-    pull_checkpoint(uri, beside)
+    if ranks.first:
+        pull_checkpoint(uri, beside)
     saved = partial(push_checkpoint, uri=uri, keep=recipe.training.keep_checkpoints)
     return beside, CheckpointPlace(beside, identity, saved)

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import psutil
 
-from modelcore import logs, tracking
+from modelcore import launch, logs, tracking
 from modelcore.atomic import disk_is_full, write_json
 from modelcore.errors import InputError, first_line
 from modelcore.stages.cache import StageCache
@@ -140,7 +140,7 @@ class Stage:
     def _finish(self) -> None:
         self.run.log_metrics(self.summary.numbers())
         self.run.set_tags({"cached": str(self.summary.cached).lower()})
-        if self._summary_file is not None:
+        if self._summary_file is not None and launch.rank() == 0:
             self.summary.save(self._summary_file)
         self.run.end()
         logger.info(

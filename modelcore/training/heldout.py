@@ -13,6 +13,7 @@ from modelcore.data.shards import TokenSplit
 from modelcore.errors import InputError
 from modelcore.gptx import GPT
 from modelcore.training.loss import summed_loss
+from modelcore.training.parallel import Ranks
 
 
 class Heldout:
@@ -39,20 +40,31 @@ class Heldout:
         self.bits_per_nat_and_byte = split.n_tokens / split.n_bytes / math.log(2)
 
     @torch.no_grad()
-    def bits_per_byte(self, model: GPT, batch_size: int, cast: Callable[[], AbstractContextManager[object]]) -> float:
+    def bits_per_byte(
+        self,
+        model: GPT,
+        batch_size: int,
+        cast: Callable[[], AbstractContextManager[object]],
+        ranks: Ranks | None = None,
+    ) -> float:
         """The model's loss on the windows, in bits a byte of UTF-8 text by the split's mean bytes a token.
 
         Args:
             model: The model; it is left in the mode it was in.
             batch_size: Windows at once.
             cast: Makes the context in which the model runs.
+            ranks: The processes that share the windows, all of which must call; None: this one alone.
         """
+        ranks = ranks or Ranks()
         training = model.training
         model.eval()
         total = torch.zeros((), device=model.device)
-        for start in range(0, self.tokens.shape[0], batch_size):
-            piece = self.tokens[start : start + batch_size].to(model.device)
+        own = self.tokens[ranks.rank :: ranks.size]
+        for start in range(0, own.shape[0], batch_size):
+            piece = own[start : start + batch_size].to(model.device)
             with cast():
                 total += summed_loss(model.hidden(piece[:, :-1]), model.head, piece[:, 1:])
         model.train(training)
-        return total.item() / (self.tokens.shape[0] * (self.tokens.shape[1] - 1)) * self.bits_per_nat_and_byte
+        return (
+            ranks.sum(total).item() / (self.tokens.shape[0] * (self.tokens.shape[1] - 1)) * self.bits_per_nat_and_byte
+        )

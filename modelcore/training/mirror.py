@@ -17,7 +17,10 @@ def push_checkpoint(path: Path, uri: str, keep: int) -> None:
     Raises:
         InputError: If the address cannot be written.
     """
-    storage.upload_directory(path, f"{uri.rstrip('/')}/{path.name}")
+    address = f"{uri.rstrip('/')}/{path.name}"
+    # A run reaches a step twice only if its first checkpoint was damaged; the two must not be mixed.
+    storage.delete_directory(address)
+    storage.upload_directory(path, address)
     for name in _names(uri)[keep:]:
         storage.delete_directory(f"{uri.rstrip('/')}/{name}")
 

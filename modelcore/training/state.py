@@ -4,12 +4,15 @@ A checkpoint is a folder ``step-00000500/``::
 
     model.safetensors      the parameters that are trained
     optimizer.safetensors  the optimizer's state
+    average.safetensors    the average of the weights, in runs that keep one
+    spikes.safetensors     the losses and gradient norms that the next ones are compared with, in runs that do so
     state.json             steps done, counters and curves, what the run is (identity), state of the random generators
-    manifest.json          size and SHA-256 of the three files
+    manifest.json          size and SHA-256 of the other files
 
-It is written under another name, flushed to the disk and renamed, so a folder of that name is complete unless the
-disk lied; the manifest finds that out. Samples need no state: they are a function of the step (see
-:mod:`modelcore.data.loader`).
+It is written under another name, flushed to the disk and renamed, and when it is removed its manifest goes first. So a
+killed process leaves whole checkpoints, and at most a folder without a manifest, which is none. A manifest that
+does not fit its files means that the disk, or somebody, changed them. Samples need no state: they are a function of
+the step (see :mod:`modelcore.data.loader`).
 """
 
 from __future__ import annotations
@@ -23,34 +26,47 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from modelcore.atomic import atomic_directory, write_json
+from modelcore import storage
+from modelcore.atomic import atomic_directory, remove_leftovers, write_json
 from modelcore.errors import InputError
 from modelcore.gptx import GPT
 from modelcore.gptx.vocab_padding import with_padding, without_padding
-from modelcore.training.optimizer import Optimizer
+from modelcore.training.parallel import Ranks
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1
-_FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
+VERSION = 2
 CHECKPOINT_NAME = re.compile(r"step-(\d{8})")
+NO_MANIFEST = "manifest.json is missing"
+_REQUIRED = ("model.safetensors", "state.json")
+
+
+class Part(Protocol):
+    """Something of a run that a checkpoint holds as tensors."""
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """Everything that the next step depends on, by name; a part that has nothing gets no file."""
+
+    def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Takes over what :meth:`state_tensors` gave, on whatever device it lies."""
 
 
 def save_checkpoint(
     folder: Path,
     step: int,
     model: GPT,
-    optimizer: Optimizer,
+    parts: Mapping[str, Part],
     *,
     identity: Mapping[str, Any],
     progress: Mapping[str, Any],
+    random: Mapping[str, Any],
     keep: int,
 ) -> Path:
     """Writes the checkpoint of a run after ``step`` steps and removes the oldest ones beyond ``keep``.
@@ -59,9 +75,10 @@ def save_checkpoint(
         folder: Where the run's checkpoints are.
         step: Steps done.
         model: The model.
-        optimizer: Its optimizer.
+        parts: What it holds beside the model's parameters, by the name of its file.
         identity: What must be the same for a run that resumes: plain JSON values, nested or not.
         progress: Counters and curves that the resumed run goes on with: plain JSON values.
+        random: What :func:`random_state` gave.
         keep: Number of newest checkpoints to keep, this one included.
 
     Returns:
@@ -72,21 +89,53 @@ def save_checkpoint(
     """
     path = folder / f"step-{step:08d}"
     with atomic_directory(path) as fresh:
-        save_file(_on_cpu(without_padding(model, _trained(model))), fresh / "model.safetensors")
-        save_file(_on_cpu(without_padding(model, optimizer.state_tensors())), fresh / "optimizer.safetensors")
-        state = {
-            "version": VERSION,
-            "step": step,
-            "identity": identity,
-            "progress": progress,
-            "random": _random_state(),
-        }
+        for name, part in _with_weights(model, parts).items():
+            if tensors := part.state_tensors():
+                save_file(_on_cpu(without_padding(model, tensors)), fresh / f"{name}.safetensors")
+        state = {"version": VERSION, "step": step, "identity": identity, "progress": progress, "random": random}
         write_json(fresh / "state.json", state)
-        manifest = {name: {"size": (fresh / name).stat().st_size, "sha256": _sha256(fresh / name)} for name in _FILES}
+        files = sorted(fresh.iterdir())
+        manifest = {file.name: {"size": file.stat().st_size, "sha256": _sha256(file)} for file in files}
         write_json(fresh / "manifest.json", manifest)
-    for old in _checkpoints(folder)[keep:]:
-        shutil.rmtree(old, ignore_errors=True)
+    # Ones with a higher number were passed over as damaged; this run will replace them when it gets there.
+    for old in [other for other in _checkpoints(folder) if other.name <= path.name][keep:]:
+        storage.delete_directory(old)
     return path
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Removes a run's checkpoints and their folder, the newest last: a run killed meanwhile finds it and is done."""
+    for path in reversed(_checkpoints(folder)):
+        storage.delete_directory(path)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def resume(
+    folder: Path, model: GPT, parts: Mapping[str, Part], *, identity: Mapping[str, Any], ranks: Ranks
+) -> dict[str, Any] | None:
+    """Puts the newest complete checkpoint in place, on all ranks; only the first of them needs to have it.
+
+    Args:
+        folder: Where the run's checkpoints are.
+        model: The model.
+        parts: As in :func:`save_checkpoint`.
+        identity: What the run that resumes is.
+        ranks: The processes that train together.
+
+    Returns:
+        The content of its ``state.json``, or None if there is no checkpoint.
+
+    Raises:
+        InputError: As in :func:`latest_checkpoint` and :func:`load_checkpoint`.
+    """
+    state = None
+    if ranks.first and (path := latest_checkpoint(folder)) is not None:
+        state = load_checkpoint(path, model, parts, identity=identity)
+        logger.info("resumes from %s", path)
+    if ranks.size > 1 and (state := ranks.share_json(state)) is not None:
+        for part in _with_weights(model, parts).values():
+            part.load_state_tensors(ranks.share_tensors(part.state_tensors()))
+    return state
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
@@ -94,15 +143,25 @@ def latest_checkpoint(folder: Path) -> Path | None:
 
     Folders whose files are not what their manifest says are passed over with a warning. What a killed process left
     half-written is removed.
+
+    Raises:
+        InputError: If there are checkpoints and all are damaged. To start anew could cost weeks, and would overwrite
+            what can still be saved of them by hand.
     """
-    if folder.is_dir():
-        for rest in [*folder.glob(".step-*.tmp"), *folder.glob(".step-*.old")]:
-            shutil.rmtree(rest, ignore_errors=True)
+    remove_leftovers(folder, CHECKPOINT_NAME)
+    faults = {}
     for path in _checkpoints(folder):
         fault = find_fault(path)
         if fault is None:
             return path
+        faults[path] = fault
         logger.warning("checkpoint %s is passed over: %s", path, fault)
+    damaged = [path for path, fault in faults.items() if fault != NO_MANIFEST]
+    if damaged:
+        raise InputError(
+            f"every checkpoint in {folder} is damaged, {damaged[0].name} because {faults[damaged[0]]}; "
+            "put back a good one, or remove the folder to start anew"
+        )
     return None
 
 
@@ -110,7 +169,7 @@ def find_fault(path: Path) -> str | None:
     """What is wrong with the files of the checkpoint at ``path`` by its manifest, or None if nothing is."""
     try:
         manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-        for name in _FILES:
+        for name in [*_REQUIRED, *sorted(manifest)]:
             if not (path / name).is_file():
                 return f"{name} is missing"
             if (size := (path / name).stat().st_size) != manifest[name]["size"]:
@@ -118,14 +177,16 @@ def find_fault(path: Path) -> str | None:
             if _sha256(path / name) != manifest[name]["sha256"]:
                 return f"{name} does not have the SHA-256 sum in manifest.json"
     except FileNotFoundError:
-        return "manifest.json is missing"
+        return NO_MANIFEST
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"manifest.json cannot be read ({type(error).__name__})"
     return None
 
 
-def load_checkpoint(path: Path, model: GPT, optimizer: Optimizer, *, identity: Mapping[str, Any]) -> dict[str, Any]:
-    """Puts a checkpoint's weights and optimizer state in place.
+def load_checkpoint(
+    path: Path, model: GPT, parts: Mapping[str, Part], *, identity: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Puts what a checkpoint holds in place.
 
     The random generators are not touched yet: call :func:`restore_random_state` with the result right before the
     first step, when nothing is left to be built that could draw from them.
@@ -133,7 +194,7 @@ def load_checkpoint(path: Path, model: GPT, optimizer: Optimizer, *, identity: M
     Args:
         path: A folder that :func:`latest_checkpoint` gave.
         model: A model of the shape that ``identity`` describes.
-        optimizer: Its optimizer.
+        parts: As in :func:`save_checkpoint`.
         identity: What the run that resumes is; compared with what the checkpoint's run was.
 
     Returns:
@@ -152,34 +213,69 @@ def load_checkpoint(path: Path, model: GPT, optimizer: Optimizer, *, identity: M
                 f"checkpoint {path} is of another run: {name} was {theirs.get(name)!r}, is now {ours.get(name)!r}; "
                 "give the same settings to resume, or remove the checkpoint to start anew"
             )
-    parameters = _trained(model)
-    with torch.no_grad():
-        for name, tensor in with_padding(model, load_file(path / "model.safetensors")).items():
-            parameters[name].copy_(tensor)
-    optimizer.load_state_tensors(with_padding(model, load_file(path / "optimizer.safetensors")))
+    for name, part in _with_weights(model, parts).items():
+        file = path / f"{name}.safetensors"
+        part.load_state_tensors(with_padding(model, load_file(file)) if file.is_file() else {})
     return state
 
 
-def restore_random_state(state: Mapping[str, Any]) -> None:
-    """Sets the random generators of torch (and its GPUs), Python and NumPy to what a checkpoint's state holds."""
-    saved = state["random"]
-    torch.set_rng_state(_decode(saved["torch"]))
-    if saved["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all([_decode(each) for each in saved["cuda"][: torch.cuda.device_count()]])
-    version, numbers, gauss = saved["python"]
-    random.setstate((version, tuple(numbers), gauss))
-    name, keys, *rest = saved["numpy"]
-    np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
-
-
-def _random_state() -> dict[str, Any]:
+def random_state(device: torch.device, ranks: Ranks) -> dict[str, Any]:
+    """The random generators' state as plain JSON values: torch's on every rank, Python's and NumPy's on this one."""
     name, keys, *rest = np.random.get_state(legacy=True)
     return {
-        "torch": _encode(torch.get_rng_state()),
-        "cuda": [_encode(each) for each in torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else [],
+        "torch": [_encode(each) for each in ranks.gather(torch.get_rng_state())],
+        "cuda": [_encode(each) for each in ranks.gather(torch.cuda.get_rng_state(device))]
+        if device.type == "cuda"
+        else [],
         "python": random.getstate(),
         "numpy": [name, np.asarray(keys).tolist(), *rest],
     }
+
+
+def restore_random_state(state: Mapping[str, Any] | None, *, seed: int, device: torch.device, ranks: Ranks) -> None:
+    """Sets the random generators to what a checkpoint's state holds, so that dropout goes on where it was.
+
+    A rank that the checkpoint knows nothing of, because there were fewer, gets generators of its own: ranks that
+    dropped the same activations would be less random than one alone. The first one of a fresh run is left alone.
+
+    Args:
+        state: A checkpoint's state; None for a fresh run.
+        seed: The run's seed.
+        device: Where this rank computes.
+        ranks: The processes that train together.
+    """
+    saved = state["random"] if state is not None else {"torch": [], "cuda": []}
+    if ranks.rank >= max(len(saved["torch"]), 1):
+        step = state["step"] if state is not None else 0
+        torch.manual_seed(int(np.random.SeedSequence([seed, step, ranks.rank]).generate_state(1, np.uint64)[0]))
+    elif state is not None:
+        torch.set_rng_state(_decode(saved["torch"][ranks.rank]))
+        if device.type == "cuda" and ranks.rank < len(saved["cuda"]):
+            torch.cuda.set_rng_state(_decode(saved["cuda"][ranks.rank]), device)
+    if state is not None:
+        version, numbers, gauss = saved["python"]
+        random.setstate((version, tuple(numbers), gauss))
+        name, keys, *rest = saved["numpy"]
+        np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
+
+
+class _Weights:
+    """The part that is the trained parameters themselves."""
+
+    def __init__(self, model: GPT) -> None:
+        self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        return {name: parameter.detach() for name, parameter in self._parameters.items()}
+
+    @torch.no_grad()
+    def load_state_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        for name, parameter in self._parameters.items():
+            parameter.copy_(tensors[name])
+
+
+def _with_weights(model: GPT, parts: Mapping[str, Part]) -> dict[str, Part]:
+    return {"model": _Weights(model), **parts}
 
 
 def _encode(state: Tensor) -> str:
@@ -194,10 +290,6 @@ def _checkpoints(folder: Path) -> list[Path]:
     """Folders named like checkpoints, newest first."""
     found = [path for path in folder.iterdir() if CHECKPOINT_NAME.fullmatch(path.name)] if folder.is_dir() else []
     return sorted(found, reverse=True)
-
-
-def _trained(model: GPT) -> dict[str, nn.Parameter]:
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

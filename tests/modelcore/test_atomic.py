@@ -3,11 +3,12 @@
 import errno
 import json
 import os
+import re
 
 import pytest
 
 from modelcore import atomic
-from modelcore.atomic import _exchange, atomic_directory, atomic_file, write_json
+from modelcore.atomic import _exchange, atomic_directory, atomic_file, remove_leftovers, write_json
 from modelcore.errors import InputError
 
 
@@ -99,3 +100,37 @@ def test_a_link_stays_one_and_its_target_is_replaced(tmp_path):
     assert (tmp_path / "model").is_symlink()
     assert (tmp_path / "real" / "new").exists()
     assert (tmp_path / "not-there-yet").read_text() == "1\n"
+
+
+def leave(folder, name, content=None):
+    """What a process killed while it wrote leaves behind."""
+    rest = folder / name
+    rest.mkdir(parents=True)
+    if content is not None:
+        (rest / content).mkdir()
+        (rest / content / "file").touch()
+
+
+def test_what_killed_processes_left_of_a_name_is_removed_and_nothing_else(tmp_path):
+    (tmp_path / "model").mkdir()
+    leave(tmp_path, ".model.a1b2c3d_.tmp")
+    leave(tmp_path, ".model.a1b2c3de.old", "model")
+    (tmp_path / ".model.abcdefgh.tmp").touch()
+    kept = [".model.training", ".model.v2.a1b2c3d_.tmp", ".other.a1b2c3d_.tmp", "model"]
+    leave(tmp_path, kept[0])
+    leave(tmp_path, kept[1])
+    leave(tmp_path, kept[2])
+    remove_leftovers(tmp_path, re.compile("model"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(kept)
+
+
+def test_what_was_to_be_replaced_and_has_no_successor_yet_is_put_back(tmp_path):
+    leave(tmp_path, ".model.a1b2c3d_.old", "model")
+    leave(tmp_path, ".model.a1b2c3d_.tmp")
+    remove_leftovers(tmp_path, re.compile("model"))
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert (tmp_path / "model" / "file").exists()
+
+
+def test_a_folder_that_is_not_there_has_no_leftovers(tmp_path):
+    remove_leftovers(tmp_path / "never-made", re.compile("model"))

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from modelcore.training import loss as loss_module
-from modelcore.training.loop import accumulate_gradients
+from modelcore.training.gradients import accumulate_gradients
 from modelcore.training.loss import IGNORED, count_targets, summed_loss
 
 BATCH, TIME, WIDTH, VOCABULARY = 3, 5, 8, 11
@@ -99,7 +99,7 @@ def test_a_ragged_batch_in_pieces_has_the_gradient_of_the_whole(make_model, micr
     gradients, losses = [], []
     for size in (0, micro_batch_size):
         model = make_model(dropout=0.0)
-        losses.append(accumulate_gradients(model.hidden, model.head, inputs, targets, size, nullcontext))
+        losses.append(accumulate_gradients(model.hidden, model.head, (inputs, targets), size, nullcontext))
         gradients.append([parameter.grad for parameter in model.parameters()])
     torch.testing.assert_close(losses[1], losses[0], rtol=0, atol=1e-6)
     for whole, pieces in zip(*gradients, strict=True):
@@ -109,5 +109,5 @@ def test_a_ragged_batch_in_pieces_has_the_gradient_of_the_whole(make_model, micr
 def test_a_batch_without_any_target_has_loss_zero(make_model):
     model = make_model()
     tokens = torch.zeros(2, 16, dtype=torch.long)
-    loss = accumulate_gradients(model.hidden, model.head, tokens, torch.full_like(tokens, IGNORED), 0, nullcontext)
+    loss = accumulate_gradients(model.hidden, model.head, (tokens, torch.full_like(tokens, IGNORED)), 0, nullcontext)
     assert loss == 0

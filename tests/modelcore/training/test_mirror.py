@@ -2,18 +2,25 @@ import logging
 import secrets
 
 import pytest
+import torch
 
 from modelcore import storage
 from modelcore.training.mirror import pull_checkpoint, push_checkpoint
 from modelcore.training.optimizer import Optimizer
-from modelcore.training.state import find_fault, latest_checkpoint, save_checkpoint
+from modelcore.training.parallel import Ranks
+from modelcore.training.state import find_fault, latest_checkpoint, random_state, save_checkpoint
 
 
 @pytest.fixture
 def save(make_model, make_settings):
     model = make_model()
-    optimizer = Optimizer(model, make_settings())
-    return lambda folder, step: save_checkpoint(folder, step, model, optimizer, identity={}, progress={}, keep=9)
+    parts = {"optimizer": Optimizer(model, make_settings())}
+    random = random_state(torch.device("cpu"), Ranks())
+
+    def save(folder, step):
+        return save_checkpoint(folder, step, model, parts, identity={}, progress={}, random=random, keep=9)
+
+    return save
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@ import itertools
 import math
 
 import pytest
+import torch
 
 from modelcore.training.schedule import learning_rate_factor
 
@@ -60,6 +61,36 @@ def test_a_decay_longer_than_what_the_warm_up_leaves_starts_after_the_warm_up():
     assert factors[9] == 1.0
     assert factors[10] < 1.0
     assert factors[-1] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("warmup_steps", [0, 10])
+@pytest.mark.parametrize("final_fraction", [0.0, 0.1])
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "wsd", "constant"])
+def test_rates_are_those_of_transformers_schedules(schedule, warmup_steps, final_fraction):
+    """Theirs are of the steps done before, so their first is 0; ours are of the step that is being done."""
+    optimization = pytest.importorskip("transformers.optimization")
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=1.0)
+    make = {
+        "cosine": lambda: optimization.get_cosine_with_min_lr_schedule_with_warmup(
+            optimizer, warmup_steps, 100, min_lr_rate=final_fraction
+        ),
+        "linear": lambda: optimization.get_polynomial_decay_schedule_with_warmup(
+            optimizer, warmup_steps, 100, lr_end=final_fraction
+        ),
+        "wsd": lambda: optimization.get_wsd_schedule(
+            optimizer,
+            num_warmup_steps=warmup_steps,
+            num_decay_steps=20,
+            num_training_steps=100,
+            min_lr_ratio=final_fraction,
+            decay_type="linear",
+        ),
+        "constant": lambda: optimization.get_constant_schedule_with_warmup(optimizer, warmup_steps),
+    }
+    (theirs,) = make[schedule]().lr_lambdas
+    ours = curve(schedule, warmup_steps=warmup_steps, final_fraction=final_fraction)
+    start = warmup_steps if schedule == "wsd" else 0  # their WSD warms up from the final fraction on, ours from 0
+    assert ours[start:] == pytest.approx([theirs(step + 1) for step in range(start, 100)])
 
 
 def test_a_run_of_one_step_has_a_rate():

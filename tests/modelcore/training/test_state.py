@@ -10,14 +10,18 @@ from safetensors.torch import load_file
 
 from modelcore.errors import InputError
 from modelcore.training.optimizer import Optimizer
+from modelcore.training.parallel import Ranks
 from modelcore.training.state import (
     find_fault,
     latest_checkpoint,
     load_checkpoint,
+    random_state,
+    remove_checkpoints,
     restore_random_state,
     save_checkpoint,
 )
 
+CPU = torch.device("cpu")
 IDENTITY = {"training": {"steps": 20, "seed": 1, "betas": [0.9, 0.95]}, "tokens": "abc"}
 
 
@@ -32,10 +36,22 @@ def run(make_model, make_settings):
     return model, optimizer
 
 
+def parts(model, optimizer):
+    return model, {"optimizer": optimizer}
+
+
 @pytest.fixture
 def save(tmp_path, run):
     def save(step, keep=3):
-        return save_checkpoint(tmp_path, step, *run, identity=IDENTITY, progress={"steps": step}, keep=keep)
+        return save_checkpoint(
+            tmp_path,
+            step,
+            *parts(*run),
+            identity=IDENTITY,
+            progress={"steps": step},
+            random=random_state(CPU, Ranks()),
+            keep=keep,
+        )
 
     return save
 
@@ -60,7 +76,7 @@ def test_a_checkpoint_is_four_files_and_the_head_is_stored_once(save, run):
 
 
 def test_weights_and_optimizer_state_come_back_bit_for_bit(save, run, fresh):
-    state = load_checkpoint(save(5), *fresh, identity=IDENTITY)
+    state = load_checkpoint(save(5), *parts(*fresh), identity=IDENTITY)
     assert state["step"] == 5
     assert state["progress"] == {"steps": 5}
     for (name, before), after in zip(run[0].named_parameters(), fresh[0].parameters(), strict=True):
@@ -80,7 +96,8 @@ def test_random_generators_go_on_where_they_were(save, fresh):
 
     expected = draw()
     draw()
-    restore_random_state(load_checkpoint(path, *fresh, identity=IDENTITY))
+    state = load_checkpoint(path, *parts(*fresh), identity=IDENTITY)
+    restore_random_state(state, seed=0, device=CPU, ranks=Ranks())
     assert draw() == expected
 
 
@@ -142,9 +159,70 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(save, tmp_path, capl
     assert re.search(f"step-00000006 is passed over: {said}", message)
 
 
+def test_where_every_checkpoint_is_damaged_the_run_is_not_begun_anew_in_silence(save, tmp_path):
+    """Weeks may lie in them: somebody is to decide."""
+    for step in (5, 6):
+        damage_flipped(save(step))
+    with pytest.raises(InputError) as caught:
+        latest_checkpoint(tmp_path)
+    assert re.search(
+        r"every checkpoint in .* is damaged, step-00000006 because optimizer.safetensors does not have .*; "
+        "put back a good one, or remove the folder to start anew",
+        str(caught.value),
+    )
+    assert "\n" not in str(caught.value)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_checkpoint_whose_removal_or_upload_was_cut_short_is_none(save, tmp_path):
+    """Its manifest goes first and comes last; a run that finds nothing else starts from the beginning."""
+    damage_no_manifest(save(5))
+    assert latest_checkpoint(tmp_path) is None
+
+
+def test_a_file_that_the_manifest_does_not_know_is_no_fault_but_one_it_should_know_is(save):
+    path = save(5)
+    (path / "notes.txt").write_text("a good one")
+    assert find_fault(path) is None
+    manifest = json.loads((path / "manifest.json").read_text())
+    del manifest["model.safetensors"]
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    assert find_fault(path) == "manifest.json cannot be read (KeyError)"
+
+
+def test_damaged_checkpoints_ahead_do_not_push_out_good_ones(save, tmp_path):
+    save(5, keep=1)
+    damage_flipped(save(8, keep=2))
+    save(6, keep=1)
+    assert latest_checkpoint(tmp_path).name == "step-00000006"
+
+
+def test_checkpoints_are_removed_the_newest_last(save, tmp_path, monkeypatch):
+    removed = []
+    monkeypatch.setattr("modelcore.storage.delete_directory", lambda path: removed.append(path.name))
+    for step in (1, 3, 2):
+        save(step, keep=9)
+    remove_checkpoints(tmp_path)
+    assert removed == ["step-00000001", "step-00000002", "step-00000003"]
+    assert not tmp_path.exists()
+
+
+def test_a_rank_that_a_checkpoint_knows_nothing_of_draws_by_itself_and_always_the_same(save, fresh):
+    state = load_checkpoint(save(5), *parts(*fresh), identity=IDENTITY)
+
+    def draw(rank, state):
+        torch.manual_seed(0)
+        restore_random_state(state, seed=3, device=CPU, ranks=Ranks(rank=rank, size=3))
+        return torch.rand(4).tolist()
+
+    drawn = [draw(rank, state) for rank in range(3)] + [draw(rank, None) for rank in (1, 2)]
+    assert len({tuple(values) for values in drawn}) == 5
+    assert drawn == [draw(rank, state) for rank in range(3)] + [draw(rank, None) for rank in (1, 2)]
+
+
 def test_what_a_killed_process_left_half_written_is_no_checkpoint_and_is_removed(save, tmp_path):
     save(5)
-    rest = tmp_path / ".step-00000006.abc.tmp"
+    rest = tmp_path / ".step-00000006.abcdefg_.tmp"
     rest.mkdir()
     (rest / "model.safetensors").write_bytes(b"half")
     assert latest_checkpoint(tmp_path).name == "step-00000005"
@@ -170,7 +248,7 @@ def test_a_checkpoint_of_another_run_is_refused_by_the_first_setting_that_differ
     path = save(5)
     before = fresh[0].embedding.weight.clone()
     with pytest.raises(InputError) as caught:
-        load_checkpoint(path, *fresh, identity=other)
+        load_checkpoint(path, *parts(*fresh), identity=other)
     assert said in str(caught.value)
     assert str(path) in str(caught.value)
     assert torch.equal(fresh[0].embedding.weight, before)
@@ -181,4 +259,4 @@ def test_a_checkpoint_of_a_newer_version_is_refused(save, fresh):
     state = json.loads((path / "state.json").read_text())
     (path / "state.json").write_text(json.dumps(state | {"version": 99}))
     with pytest.raises(InputError, match="version 99"):
-        load_checkpoint(path, *fresh, identity=IDENTITY)
+        load_checkpoint(path, *parts(*fresh), identity=IDENTITY)

@@ -1,0 +1,174 @@
+"""Data parallelism: several processes train one model, each on its rows of every batch.
+
+Every process ("rank") holds the whole model. A step's gradient is the sum of all ranks' gradients, each of which was
+divided by the number of targets in the whole batch; so it is the batch's gradient, however many ranks there are.
+Loss, gradient and weights are the same on all ranks, bit for bit, and what is decided by them (to leave a step out, to
+give up) is decided alike everywhere without a word.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from modelcore import launch
+
+# How long ranks wait for each other: rank 0 may be fetching a checkpoint of many gigabytes.
+_TIMEOUT = datetime.timedelta(minutes=30)
+
+# Gradients are sent in pieces of this size, as DDP does (Li et al. 2020): large enough for the network, small enough
+# that most of them travel while backward is still running.
+BUCKET_BYTES = 25 << 20
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes that train together; alone by default, when every method is free of charge.
+
+    Attributes:
+        rank: This process's number.
+        size: How many there are.
+        device: Where tensors must lie to be sent.
+    """
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def first(self) -> bool:
+        """Whether this process speaks for all: only it logs and writes."""
+        return self.rank == 0
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Adds up a tensor over all ranks, in place, and returns it."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def gather(self, tensor: Tensor) -> list[Tensor]:
+        """Every rank's tensor of one shape and dtype, in the order of ranks, on the CPU."""
+        if self.size == 1:
+            return [tensor.cpu()]
+        parts = [torch.empty_like(tensor, device=self.device) for _ in range(self.size)]
+        dist.all_gather(parts, tensor.to(self.device))
+        return [part.cpu() for part in parts]
+
+    def share(self, tensors: Sequence[Tensor]) -> None:
+        """Gives all ranks rank 0's values, in place."""
+        if self.size > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, 0)
+
+    def share_json(self, value: Any) -> Any:
+        """Rank 0's plain JSON value; what other ranks give is not looked at."""
+        if self.size == 1:
+            return value
+        content = json.dumps(value).encode() if self.first else b""
+        length = torch.tensor(len(content), device=self.device)
+        dist.broadcast(length, 0)
+        data = torch.empty(int(length), dtype=torch.uint8, device=self.device)
+        if self.first:
+            data.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
+        dist.broadcast(data, 0)
+        return json.loads(data.cpu().numpy().tobytes())
+
+    def share_tensors(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Rank 0's tensors by name; those that other ranks give are not looked at."""
+        if self.size == 1:
+            return dict(tensors)
+        described = {name: [list(t.shape), str(t.dtype).removeprefix("torch.")] for name, t in tensors.items()}
+        shared = {}
+        for name, (shape, dtype) in self.share_json(described).items():
+            shared[name] = torch.empty(shape, dtype=getattr(torch, dtype), device=self.device)
+            if self.first:
+                shared[name].copy_(tensors[name])
+            dist.broadcast(shared[name], 0)
+        return shared
+
+
+@contextlib.contextmanager
+def join(device: torch.device) -> Iterator[Ranks]:
+    """Joins the processes that torchrun launched, for as long as the block runs; alone without torchrun.
+
+    Args:
+        device: Where this process computes; GPUs talk through NCCL, CPUs through Gloo.
+    """
+    if launch.world_size() == 1:
+        yield Ranks()
+        return
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=_TIMEOUT, device_id=device if on_gpu else None)
+    try:
+        yield Ranks(dist.get_rank(), dist.get_world_size(), device)
+    finally:
+        dist.destroy_process_group()
+
+
+class GradientSum:
+    """Adds up gradients over all ranks, once a step, beginning while the backward pass still runs.
+
+    Buckets are laid out once, from the last parameter to the first, as backward reaches them, and are sent in that
+    order on every rank. The layout never changes, so sums are made in the same order before and after a resume.
+
+    Args:
+        parameters: The parameters that are trained, in the model's order.
+        ranks: Who adds up.
+        bucket_bytes: Size at which a bucket is closed.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter], ranks: Ranks, bucket_bytes: int = BUCKET_BYTES) -> None:
+        self.ranks = ranks
+        self._buckets: list[list[nn.Parameter]] = []
+        self._bucket_of: dict[nn.Parameter, int] = {}
+        if ranks.size == 1:
+            return
+        filled = bucket_bytes
+        for parameter in reversed(parameters):
+            if filled >= bucket_bytes or parameter.dtype != self._buckets[-1][0].dtype:
+                self._buckets.append([])
+                filled = 0
+            self._buckets[-1].append(parameter)
+            self._bucket_of[parameter] = len(self._buckets) - 1
+            filled += parameter.nbytes
+
+    @contextlib.contextmanager
+    def last_piece(self) -> Iterator[None]:
+        """Around the backward pass of a step's last piece: when the block ends, the gradients are the sums."""
+        if self.ranks.size == 1:
+            yield
+            return
+        self._missing = [len(bucket) for bucket in self._buckets]
+        self._sent: list[tuple[Tensor, Any]] = []
+        hooks = [p.register_post_accumulate_grad_hook(self._made) for p in self._bucket_of]  # type: ignore[no-untyped-call]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+        for number in range(len(self._sent), len(self._buckets)):  # those with a parameter that got no gradient here
+            self._send(number)
+        for bucket, (flat, work) in zip(self._buckets, self._sent, strict=True):
+            work.wait()
+            for parameter, piece in zip(bucket, torch.split(flat, [p.numel() for p in bucket]), strict=True):
+                parameter.grad = piece.view_as(parameter)
+
+    def _made(self, parameter: nn.Parameter) -> None:
+        """Called by autograd when a parameter's gradient is complete."""
+        self._missing[self._bucket_of[parameter]] -= 1
+        while len(self._sent) < len(self._buckets) and self._missing[len(self._sent)] == 0:
+            self._send(len(self._sent))
+
+    def _send(self, number: int) -> None:
+        flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in self._buckets[number]])
+        self._sent.append((flat, dist.all_reduce(flat, async_op=True)))
