@@ -54,8 +54,8 @@ def adapter(sample, out):
 def checkpoint(sample, out):
     model = make_model()
     settings = TrainingSettings(steps=2, batch_size=1, sequence_length=16, learning_rate=1e-3)
-    optimizer = Optimizer(model, settings)
-    save_checkpoint(out, 1, model, optimizer, identity={}, progress={}, keep=1)
+    parts = {"optimizer": Optimizer(model, settings)}
+    save_checkpoint(out, 1, model, parts, identity={}, progress={}, random={}, keep=1)
 
 
 def export(sample, out):
