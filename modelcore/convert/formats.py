@@ -13,8 +13,8 @@ from modelcore.convert.huggingface import read_huggingface, write_huggingface
 from modelcore.convert.verification import check_tokenizer, difference_from_ours, difference_from_transformers
 from modelcore.errors import InputError
 from modelcore.gptx import GPT
-from modelcore.models.native import FORMAT, TOKENIZER_FILE, load_model, read_json, save_model
-from modelcore.tokenizers import Tokenizer
+from modelcore.models.native import FORMAT, load_model, read_json, save_model
+from modelcore.tokenizers import Tokenizer, has_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -102,23 +102,24 @@ def convert(source: Path, dest: Path, to: Format, *, adapter: Path | None = None
     source_format = detect_format(source)
     _check_destination(source, dest)
     model = read_model(source)
-    tokenizer_file = source / TOKENIZER_FILE if (source / TOKENIZER_FILE).is_file() else None
-    if tokenizer_file is None:
-        logger.warning("%s has no %s: the result is written without a tokenizer", source, TOKENIZER_FILE)
+    tokenizer = Tokenizer.load(source) if has_tokenizer(source) else None
+    if tokenizer is None:
+        logger.warning("%s holds no tokenizer: the result is written without one", source)
     if adapter is not None:
         load_adapter(adapter, model, base=source if source_format == "native" else None)
         merge(model)
     with atomic_directory(dest) as folder:
         by_transformers = None
         if to == "huggingface":
-            tokenizer = Tokenizer.load(tokenizer_file) if tokenizer_file is not None else None
             write_huggingface(folder, model, tokenizer)
             difference = difference_from_ours(model, read_huggingface(folder), folder)
             by_transformers = difference_from_transformers(model, folder)
             if tokenizer is not None:
                 check_tokenizer(tokenizer, folder)
         else:
-            save_model(folder, model, tokenizer_file)
+            save_model(folder, model, None)
+            if tokenizer is not None:
+                tokenizer.save(folder)
             written = load_model(folder)
             difference = difference_from_ours(model, written, folder)
             if source_format == "huggingface" and adapter is None:

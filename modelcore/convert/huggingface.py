@@ -6,7 +6,6 @@ reading, shards listed in ``model.safetensors.index.json``), and the tokenizer's
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import torch
@@ -18,7 +17,6 @@ from modelcore.errors import InputError
 from modelcore.gptx import GPT, GPTConfig
 from modelcore.models.architectures import ARCHITECTURES, Architecture, architecture_of
 from modelcore.models.native import (
-    TOKENIZER_FILE,
     check_tensors,
     empty_model,
     fill_model,
@@ -73,9 +71,8 @@ def write_huggingface(folder: Path, model: GPT, tokenizer: Tokenizer | None) -> 
     if tokenizer is not None:
         from modelcore.tokenizers.huggingface import export_huggingface
 
+        tokenizer.save(folder)  # with it the folder can be made into a native model again
         export_huggingface(tokenizer, folder, model.config.context_length)
-        if not (folder / TOKENIZER_FILE).exists():  # with it the folder can be made into a native model again
-            shutil.copyfile(tokenizer.model_file, folder / TOKENIZER_FILE)
 
 
 def read_huggingface(folder: Path) -> GPT:

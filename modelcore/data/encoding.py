@@ -29,8 +29,9 @@ class EncodedBatch:
     """Some documents as token ids.
 
     Attributes:
-        ids: uint32, the ids of all documents one after another, an end-of-text id after each.
-        lengths: int64, number of ids of each document, its end-of-text id included.
+        ids: uint32, the ids of all documents one after another, an end-of-text id after each, and before each the
+            beginning's id if the tokenizer's models are used to it.
+        lengths: int64, number of ids of each document, these included.
         text_bytes: UTF-8 bytes of the documents.
     """
 
@@ -84,11 +85,8 @@ def _encode_in_worker(texts: list[str], size: int) -> EncodedBatch:
 
 
 def _encode(texts: list[str], size: int, tokenizer: Tokenizer) -> EncodedBatch:
-    end = np.array([tokenizer.eos_id], dtype=np.uint32)
-    parts: list[npt.NDArray[np.uint32]] = []
-    for ids in tokenizer.encode_batch(texts):
-        parts += [np.array(ids, dtype=np.uint32), end]
-    lengths = np.array([len(part) + 1 for part in parts[::2]], dtype=np.int64)
+    parts = [np.array(tokenizer.encode(text, bos=tokenizer.adds_bos, eos=True), dtype=np.uint32) for text in texts]
+    lengths = np.array([len(part) for part in parts], dtype=np.int64)
     return EncodedBatch(np.concatenate(parts), lengths, size)
 
 

@@ -3,7 +3,7 @@
 Layout::
 
     meta.json           counts, data type, the tokenizer's digest, and size and SHA-256 of every file below
-    tokenizer.model     the SentencePiece model that made the tokens
+    tokenizer.model     the tokenizer that made the tokens, or tokenizer.json and tokenizer_config.json
     train/00000.bin     token ids, little-endian uint16 (uint32 for vocabularies of more than 65,536 tokens)
     train/bounds.npy    int64: where each document begins, and as the last number the split's length
     heldout/...         the same for the held-out text
@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -191,7 +190,7 @@ def write_tokens(
 
     Args:
         folder: Where the token folder belongs; replaced if it exists.
-        tokenizer: Turns text into ids; its model file is copied into the folder.
+        tokenizer: Turns text into ids; a copy of it goes into the folder.
         train: Documents to train on.
         heldout: Documents to evaluate on.
         shard_tokens: Most tokens a file.
@@ -200,7 +199,7 @@ def write_tokens(
         InputError: If a split has no document, or the disk is full.
     """
     with atomic_directory(Path(folder)) as fresh:
-        shutil.copyfile(tokenizer.model_file, fresh / "tokenizer.model")
+        tokenizer.save(fresh)
         dtype = "<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4"
         splits: tuple[tuple[Split, Iterable[str]], ...] = (("train", train), ("heldout", heldout))
         meta: dict[str, Any] = {

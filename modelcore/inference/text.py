@@ -45,7 +45,7 @@ class TextGenerator:
 
     @classmethod
     def load(cls, folder: Path, adapter: Path | None = None) -> TextGenerator:
-        """Loads a native or a Hugging Face folder, each with its ``tokenizer.model``.
+        """Loads a native or a Hugging Face folder, each with its tokenizer.
 
         Args:
             folder: The model.
@@ -68,7 +68,7 @@ class TextGenerator:
 
     def fits(self, prompt: str) -> bool:
         """Whether the model can read ``prompt`` and has room for a token more."""
-        return len(self.tokenizer.encode(prompt)) < self.model.config.context_length
+        return len(self._encode(prompt)) < self.model.config.context_length
 
     def complete(
         self, prompt: str, sampling: SamplingConfig | None = None, max_tokens: int = 128, stop: Sequence[str] = ()
@@ -105,8 +105,8 @@ class TextGenerator:
             raise InputError("a stop string is empty; leave it out, or name the text to stop at")
         from modelcore.tokenizers import StreamDecoder
 
-        ids = self.tokenizer.encode(prompt) or [self.tokenizer.eos_id]  # texts stand after each other's end
-        decoder = StreamDecoder(self.tokenizer)
+        ids = self._encode(prompt)
+        decoder = StreamDecoder(self.tokenizer, continues=prompt != "")
         scanner = StopScanner(stop)
         tokens = stream(self.model, ids, sampling, max_tokens, self.tokenizer.eos_id)
         while True:
@@ -121,6 +121,10 @@ class TextGenerator:
             if scanner.found:
                 tokens.close()
                 return "stop"
+
+    def _encode(self, prompt: str) -> list[int]:
+        ids = self.tokenizer.encode(prompt, bos=self.tokenizer.adds_bos)
+        return ids or [self.tokenizer.eos_id]  # texts stand after each other's end
 
 
 class StopScanner:

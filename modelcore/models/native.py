@@ -1,10 +1,9 @@
-"""The project's own model folder: ``config.json``, ``model.safetensors`` and ``tokenizer.model``."""
+"""The project's own model folder: ``config.json``, ``model.safetensors`` and a tokenizer."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,13 @@ from torch.overrides import TorchFunctionMode
 from modelcore.atomic import write_json
 from modelcore.errors import InputError
 from modelcore.gptx import GPT, GPTConfig
+from modelcore.tokenizers import copy_tokenizer, find_tokenizer
 
 FORMAT = "modelcore"
 VERSION = 1
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
-TOKENIZER_FILE = "tokenizer.model"
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -38,7 +37,8 @@ def save_model(folder: Path, model: GPT, tokenizer_model: Path | None) -> None:
     Args:
         folder: An existing folder.
         model: The model, on any device.
-        tokenizer_model: The SentencePiece model to copy beside the weights, or None for a model without one.
+        tokenizer_model: The tokenizer's file to copy beside the weights (``tokenizer.model`` or ``tokenizer.json``), or
+            None for a model without one.
 
     Raises:
         ValueError: If the model holds adapters; merge them first.
@@ -51,7 +51,7 @@ def save_model(folder: Path, model: GPT, tokenizer_model: Path | None) -> None:
     write_json(folder / CONFIG_FILE, {"format": FORMAT, "version": VERSION, "model": model.config.to_dict()})
     save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
     if tokenizer_model is not None:
-        shutil.copyfile(tokenizer_model, folder / TOKENIZER_FILE)
+        copy_tokenizer(tokenizer_model, folder)
 
 
 def load_model(folder: Path, device: torch.device | str = "cpu") -> GPT:
@@ -95,15 +95,15 @@ def read_config(folder: Path) -> GPTConfig:
 
 
 def tokenizer_path(folder: Path) -> Path:
-    """The SentencePiece model of the native model in ``folder``.
+    """The file of the tokenizer of the native model in ``folder``.
 
     Raises:
         InputError: If it has none.
     """
-    path = Path(folder) / TOKENIZER_FILE
-    if not path.is_file():
-        raise InputError(f"{folder} has no {TOKENIZER_FILE}; a model folder holds the tokenizer it was trained with")
-    return path
+    try:
+        return find_tokenizer(Path(folder))
+    except InputError as error:
+        raise InputError(f"{error}; a model folder holds the tokenizer it was trained with") from None
 
 
 def weights_digest(folder: Path) -> str:

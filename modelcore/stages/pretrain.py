@@ -19,9 +19,10 @@ from modelcore.data.shards import TokenSplit, open_split
 from modelcore.errors import InputError
 from modelcore.gptx import GPT, pad_vocabulary
 from modelcore.models import save_model
-from modelcore.models.native import CONFIG_FILE, FORMAT, TOKENIZER_FILE, WEIGHTS_FILE
+from modelcore.models.native import CONFIG_FILE, FORMAT, WEIGHTS_FILE
 from modelcore.stages.outputs import Output
 from modelcore.stages.stage import Stage, StageSummary
+from modelcore.tokenizers import TOKENIZER_FILES, find_tokenizer
 from modelcore.training import DEFAULT_RECIPE, CheckpointPlace, Recipe, load_recipe, train
 from modelcore.training.heldout import Heldout
 from modelcore.training.mirror import pull_checkpoint, push_checkpoint
@@ -40,7 +41,7 @@ _BOOKKEEPING = (
     "pad_vocab_to_multiple",
 )
 
-MODEL = Output("native model", CONFIG_FILE, f'"{FORMAT}"', (WEIGHTS_FILE, TOKENIZER_FILE, "training.json"))
+MODEL = Output("native model", CONFIG_FILE, f'"{FORMAT}"', (*TOKENIZER_FILES, WEIGHTS_FILE, "training.json"))
 
 
 def pretrain(
@@ -218,9 +219,10 @@ def _device(name: str) -> torch.device:
 
 
 def _checked_tokenizer(tokens: Path, split: TokenSplit) -> Path:
-    path = tokens / "tokenizer.model"
-    if not path.is_file():
-        raise InputError(f"{path} is missing; a token folder holds the tokenizer that made it")
+    try:
+        path = find_tokenizer(tokens)
+    except InputError as error:
+        raise InputError(f"{error}; a token folder holds the tokenizer that made it") from None
     if hashlib.sha256(path.read_bytes()).hexdigest() != split.tokenizer_digest:
         raise InputError(f"{path} is not the tokenizer that made the tokens beside it; tokenize the corpus again")
     return path

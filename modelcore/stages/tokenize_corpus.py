@@ -10,9 +10,9 @@ from modelcore.data.sources import read_texts
 from modelcore.errors import InputError
 from modelcore.stages.outputs import Output
 from modelcore.stages.stage import Stage, StageSummary
-from modelcore.tokenizers import Tokenizer
+from modelcore.tokenizers import TOKENIZER_FILES, Tokenizer
 
-TOKENS = Output("token folder", "meta.json", FORMAT, ("tokenizer.model", "train", "heldout"))
+TOKENS = Output("token folder", "meta.json", FORMAT, (*TOKENIZER_FILES, "train", "heldout"))
 
 
 def tokenize_corpus(
@@ -28,7 +28,7 @@ def tokenize_corpus(
     Args:
         corpus: Training documents: a file or a folder of .txt, .jsonl (field ``text``) or .parquet (column ``text``).
         heldout: Documents to evaluate on, in the same forms.
-        tokenizer: A folder with tokenizer.model, or that file; a copy of it goes into ``out``.
+        tokenizer: A folder with a tokenizer of any kind, or its file; a copy of it goes into ``out``.
         out: The token folder; see :mod:`modelcore.data.shards` for its layout.
         summary: Where to write the stage's summary.
 

@@ -13,7 +13,8 @@ from modelcore.errors import InputError
 from modelcore.stages.outputs import Output
 from modelcore.stages.stage import Stage, StageSummary
 from modelcore.tokenizers.sentencepiece_file import NORMAL, Algorithm
-from modelcore.tokenizers.tokenizer import MODEL_FILE, Tokenizer
+from modelcore.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
+from modelcore.tokenizers.tokenizer import SENTENCEPIECE_FILE, TOKENIZER_FILES, Tokenizer
 
 DEFAULT_VOCAB_SIZE = 2048
 DEFAULT_ALGORITHM: Algorithm = "unigram"
@@ -22,7 +23,7 @@ DEFAULT_SEED = 0
 # A tokenizer has no context length of its own; the exported model's folder states the model's.
 _NO_LENGTH_LIMIT = 10**9
 
-TOKENIZER = Output("tokenizer", "report.json", '"algorithm"', (MODEL_FILE, "tokenizer.json", "tokenizer_config.json"))
+TOKENIZER = Output("tokenizer", "report.json", '"algorithm"', TOKENIZER_FILES)
 
 
 def train_tokenizer(
@@ -78,7 +79,7 @@ def _train(stage: Stage, corpus: Path, folder: Path, vocab_size: int, algorithm:
     started = time.perf_counter()
     training = train_sentencepiece(read_texts(corpus), folder, vocab_size=vocab_size, algorithm=algorithm, seed=seed)
     seconds = time.perf_counter() - started
-    tokenizer = Tokenizer.load(folder)
+    tokenizer = SentencePieceTokenizer(folder / SENTENCEPIECE_FILE)
     export_huggingface(tokenizer, folder, context_length=_NO_LENGTH_LIMIT)
     lengths = Counter(len(piece.text) for piece in tokenizer.model.pieces if piece.kind == NORMAL)
     stage.series["token_lengths"] = {"length": sorted(lengths), "count": [lengths[n] for n in sorted(lengths)]}

@@ -1,7 +1,8 @@
 """Export to the files that ``transformers.AutoTokenizer`` loads, with the same ids and the same text.
 
-``tokenizer.json`` is the format of the tokenizers library. Its vocabulary writes a space as a space and not as
-SentencePiece's U+2581, so that nothing needs replacing before or after, and U+2581 in a text stays what it is.
+``tokenizer.json`` is the format of the tokenizers library. For our own SentencePiece models its vocabulary writes a
+space as a space and not as SentencePiece's U+2581, so that nothing needs replacing before or after, and U+2581 in a
+text stays what it is.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelcore.atomic import write_json
+from modelcore.errors import InputError
+from modelcore.tokenizers.json_tokenizer import JsonTokenizer
 from modelcore.tokenizers.prompt import CHAT_TEMPLATE
-from modelcore.tokenizers.sentencepiece_file import NORMAL, Piece
-from modelcore.tokenizers.tokenizer import SPACE_MARK, Tokenizer
-from modelcore.tokenizers.words import SPECIAL_PIECES, WORD_PATTERN
+from modelcore.tokenizers.sentencepiece_file import CONTROL, NORMAL, UNKNOWN, Piece
+from modelcore.tokenizers.sentencepiece_tokenizer import SPACE_MARK, SentencePieceTokenizer
+from modelcore.tokenizers.tokenizer import JSON_FILE, ROLES_FILE, Tokenizer
+from modelcore.tokenizers.words import WORD_PATTERN
 
 if TYPE_CHECKING:
     import tokenizers
@@ -23,50 +27,85 @@ if TYPE_CHECKING:
 def export_huggingface(tokenizer: Tokenizer, folder: Path, context_length: int) -> None:
     """Writes ``tokenizer.json`` and ``tokenizer_config.json``, chat template included.
 
-    ``AutoTokenizer.from_pretrained(folder)`` then encodes every text to the ids of ``tokenizer.encode``, adding none at
-    either end, with one difference that its users count on: the name of a special piece in a text, such as ``</s>``,
-    is taken for that special id (unless ``split_special_tokens=True`` is given, when it is text here too).
+    ``AutoTokenizer.from_pretrained(folder)`` then encodes every text to the ids of ``tokenizer.encode``, after the
+    beginning's id if ``tokenizer.adds_bos``, with one difference that its users count on: the name of a special token
+    in a text, such as ``</s>``, is taken for that special id (unless ``split_special_tokens=True`` is given, when it is
+    text here too).
 
     Args:
         tokenizer: What to export.
         folder: An existing folder.
         context_length: Longest sequence that the model takes, in tokens.
+
+    Raises:
+        InputError: If the tokenizer is of a kind without a Hugging Face form.
     """
-    unk, bos, eos, pad = SPECIAL_PIECES
-    backend = _backend(tokenizer)
-    write_json(folder / "tokenizer.json", json.loads(backend.to_str()))
+    if isinstance(tokenizer, SentencePieceTokenizer):
+        content = (_ours(tokenizer) if tokenizer.is_ours else _sentencepiece(tokenizer)).to_str()
+    elif isinstance(tokenizer, JsonTokenizer):
+        content = tokenizer.to_json()
+    else:
+        raise InputError(f"{tokenizer.model_file} has no Hugging Face form")
+    write_json(folder / JSON_FILE, json.loads(content))
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": context_length,
         # Without this, calls of the tokenizer also return token_type_ids, which decoders refuse.
         "model_input_names": ["input_ids", "attention_mask"],
         "clean_up_tokenization_spaces": False,
-        "unk_token": unk,
-        "bos_token": bos,
-        "eos_token": eos,
-        "pad_token": pad,
+        **tokenizer.special_tokens(),
         "chat_template": CHAT_TEMPLATE,
     }
-    write_json(folder / "tokenizer_config.json", config)
+    write_json(folder / ROLES_FILE, config)
 
 
-def _backend(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
-    from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
+def _ours(tokenizer: SentencePieceTokenizer) -> tokenizers.Tokenizer:
+    from tokenizers import Regex, decoders, pre_tokenizers
+
+    backend = _model(tokenizer, [_name(piece) for piece in tokenizer.model.pieces])
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(WORD_PATTERN), behavior="isolated")
+    backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    return backend
+
+
+def _sentencepiece(tokenizer: SentencePieceTokenizer) -> tokenizers.Tokenizer:
+    """As SentencePiece itself works: spaces become U+2581, and one may come before the text."""
+    from tokenizers import decoders, normalizers, processors
+
+    backend = _model(tokenizer, [piece.text for piece in tokenizer.model.pieces])
+    steps: list[normalizers.Normalizer] = [normalizers.Replace(" ", SPACE_MARK)]
+    parts: list[decoders.Decoder] = [decoders.Replace(SPACE_MARK, " "), decoders.ByteFallback(), decoders.Fuse()]
+    if tokenizer.adds_space:
+        steps.insert(0, normalizers.Prepend(SPACE_MARK))
+        parts.append(decoders.Strip(" ", 1, 0))
+    backend.normalizer, backend.decoder = normalizers.Sequence(steps), decoders.Sequence(parts)
+    if tokenizer.adds_bos:
+        bos = tokenizer.name(tokenizer.bos_id)
+        backend.post_processor = processors.TemplateProcessing(
+            single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, tokenizer.bos_id)]
+        )
+    return backend
+
+
+def _model(tokenizer: SentencePieceTokenizer, names: list[str]) -> tokenizers.Tokenizer:
+    """The vocabulary under these names, special pieces and user symbols set apart from the text."""
+    from tokenizers import AddedToken, models
     from tokenizers import Tokenizer as Backend
 
     pieces = tokenizer.model.pieces
-    names = [_name(piece) for piece in pieces]
     model: models.Model
     if tokenizer.model.algorithm == "unigram":
         scored = [(name, piece.score) for name, piece in zip(names, pieces, strict=True)]
-        model = models.Unigram(scored, unk_id=0, byte_fallback=True)
+        model = models.Unigram(scored, unk_id=tokenizer.unk_id, byte_fallback=True)
     else:
         ids = {name: i for i, name in enumerate(names)}
-        model = models.BPE(ids, _merges(pieces), unk_token=SPECIAL_PIECES[0], fuse_unk=True, byte_fallback=True)
+        scores = {name: piece.score for name, piece in zip(names, pieces, strict=True) if piece.kind == NORMAL}
+        unk = None if tokenizer.unk_id is None else names[tokenizer.unk_id]
+        model = models.BPE(ids, _merges(scores), unk_token=unk, fuse_unk=True, byte_fallback=True)
     backend = Backend(model)
-    backend.pre_tokenizer = pre_tokenizers.Split(Regex(WORD_PATTERN), behavior="isolated")
-    backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
-    backend.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in SPECIAL_PIECES])
+    special = [piece.text for piece in pieces if piece.kind in (CONTROL, UNKNOWN)]
+    backend.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in special])
+    backend.add_tokens([AddedToken(symbol, normalized=False) for symbol in tokenizer.user_symbols])
     return backend
 
 
@@ -74,13 +113,12 @@ def _name(piece: Piece) -> str:
     return piece.text.replace(SPACE_MARK, " ") if piece.kind == NORMAL else piece.text
 
 
-def _merges(pieces: list[Piece]) -> list[tuple[str, str]]:
+def _merges(scores: dict[str, float]) -> list[tuple[str, str]]:
     """The pairs that may be joined, first the one that SentencePiece would join first.
 
     SentencePiece joins whatever two neighbours form the piece of the highest score, so a piece has as many pairs as
     there are ways to cut it into two pieces.
     """
-    scores = {_name(piece): piece.score for piece in pieces if piece.kind == NORMAL}
     merges = []
     for name in sorted(scores, key=lambda name: -scores[name]):
         for cut in range(1, len(name)):

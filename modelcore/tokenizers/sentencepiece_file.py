@@ -51,13 +51,17 @@ class SentencePieceModel:
     Attributes:
         pieces: The vocabulary, by id.
         algorithm: ``unigram`` or ``bpe``, or None for SentencePiece's two others.
-        lossless: Whether the text is taken as it is, and pieces have spaces only at their start.
+        keeps_text: Whether the text is taken as it is: no normalization, no removal of spaces.
+        dummy_prefix: Whether a space is put before the text.
+        words_begin_with_space: Whether the pieces were learned such that spaces stand only at their start.
         byte_fallback: Whether a character outside the vocabulary becomes its UTF-8 bytes.
     """
 
     pieces: list[Piece]
     algorithm: Algorithm | None
-    lossless: bool
+    keeps_text: bool
+    dummy_prefix: bool
+    words_begin_with_space: bool
     byte_fallback: bool
 
 
@@ -83,19 +87,19 @@ def parse_model(data: bytes) -> SentencePieceModel:
         raise ValueError("it holds no pieces")
     algorithms: dict[int | slice, Algorithm] = {1: "unigram", 2: "bpe"}
     charsmap = normalizer.get(_NORMALIZER_CHARSMAP, slice(0, 0))
-    lossless = (
+    keeps_text = (
         isinstance(charsmap, slice)
         and charsmap.stop == charsmap.start
-        and normalizer.get(_NORMALIZER_DUMMY_PREFIX, 1) == 0
         and normalizer.get(_NORMALIZER_REMOVE_SPACES, 1) == 0
         and normalizer.get(_NORMALIZER_ESCAPE, 1) == 1
-        and trainer.get(_TRAINER_SPLIT_BY_WHITESPACE, 1) == 1
-        and trainer.get(_TRAINER_WHITESPACE_SUFFIX, 0) == 0
     )
     return SentencePieceModel(
         pieces=pieces,
         algorithm=algorithms.get(trainer.get(_TRAINER_MODEL_TYPE, 1)),
-        lossless=lossless,
+        keeps_text=keeps_text,
+        dummy_prefix=normalizer.get(_NORMALIZER_DUMMY_PREFIX, 1) == 1,
+        words_begin_with_space=trainer.get(_TRAINER_SPLIT_BY_WHITESPACE, 1) == 1
+        and trainer.get(_TRAINER_WHITESPACE_SUFFIX, 0) == 0,
         byte_fallback=trainer.get(_TRAINER_BYTE_FALLBACK, 0) == 1,
     )
 

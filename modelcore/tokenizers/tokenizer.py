@@ -1,99 +1,119 @@
-"""The tokenizer: text to ids and back, nothing lost."""
+"""What every tokenizer does, whoever made it, and how one is found in a folder."""
 
 from __future__ import annotations
 
-import hashlib
+import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from modelcore.errors import InputError
-from modelcore.tokenizers.sentencepiece_file import BYTE, NORMAL, SentencePieceModel, parse_model
-from modelcore.tokenizers.words import SPECIAL_PIECES, split_words
 
-MODEL_FILE = "tokenizer.model"
-"""Name of the SentencePiece model in a folder that holds a tokenizer."""
+SENTENCEPIECE_FILE = "tokenizer.model"
+"""Name of a SentencePiece model in a folder that holds a tokenizer."""
 
-SPACE_MARK = "\u2581"
-"""The character that SentencePiece writes for a space."""
+JSON_FILE = "tokenizer.json"
+"""Name of a tokenizer of the tokenizers library, such as GPT-2's, in such a folder."""
 
-UNK_ID, BOS_ID, EOS_ID, PAD_ID = range(4)
-"""Ids of the special pieces: Llama's for the first three, and a padding id of its own."""
+ROLES_FILE = "tokenizer_config.json"
+"""Beside :data:`JSON_FILE`: which of its tokens begin and end a text."""
+
+VOCAB_FILE, MERGES_FILE = "vocab.json", "merges.txt"
+"""The two files in which GPT-2's tokenizer was published."""
+
+TOKENIZER_FILES = (SENTENCEPIECE_FILE, JSON_FILE, ROLES_FILE, VOCAB_FILE, MERGES_FILE)
+"""Every file that may belong to the tokenizer in a folder."""
 
 # Words whose ids are remembered. English text repeats few words very often; the bound keeps memory under some 20 MiB.
 _REMEMBERED_WORDS = 1 << 16
 _LONGEST_REMEMBERED = 32
 
 
-class Tokenizer:
-    """A SentencePiece model (unigram or BPE, with byte fallback) made by ``train_sentencepiece``.
+class Tokenizer(ABC):
+    """Text to ids and back.
 
-    ``decode(encode(text)) == text`` for every text that UTF-8 can write, U+2581 included: SentencePiece itself would
-    read that character as a space, here it becomes its three bytes. A text never yields a special id: ``</s>`` in it is
-    encoded as the four characters it is.
+    A text never yields a special id: ``</s>`` in it is encoded as the four characters it is. What a tokenizer does not
+    give back as it was is stated by its class.
 
     Attributes:
-        model_file: The model's file.
-        digest: SHA-256 of that file, in hexadecimal.
-        model: The model's vocabulary and settings.
+        model_file: The file it was loaded from; :meth:`load` takes it again.
+        digest: SHA-256, in hexadecimal, of the file that :meth:`save` writes.
         vocab_size: Number of ids, special ones and bytes included.
-        bos_id: Id of the beginning of a document.
-        eos_id: Id of the end of a document.
-        pad_id: Id that fills up a batch.
-
-    Raises:
-        InputError: If the file is missing, is no SentencePiece model, or is one that does not keep the text as it is.
+        bos_id: Id of the beginning of a text; where the vocabulary has none, ``eos_id``.
+        eos_id: Id of the end of a text.
+        pad_id: Id that fills up a batch; where the vocabulary has none, ``eos_id``.
+        unk_id: Id of what the vocabulary does not know, or None.
+        adds_bos: Whether its models are used to texts that begin with ``bos_id``.
+        adds_space: Whether it encodes a text as if a space stood before it ("dummy prefix").
     """
 
-    bos_id = BOS_ID
-    eos_id = EOS_ID
-    pad_id = PAD_ID
+    model_file: Path
+    digest: str
+    vocab_size: int
+    bos_id: int
+    eos_id: int
+    pad_id: int
+    unk_id: int | None
+    adds_bos: bool
+    adds_space: bool
 
-    def __init__(self, model_file: Path) -> None:
-        from sentencepiece import SentencePieceProcessor
+    def __init__(self, pieces: list[bytes]) -> None:
+        """Takes what each id stands for, as UTF-8 bytes; nothing for special ids."""
+        self._bytes = pieces
+        self.vocab_size = len(pieces)
+        self._remembered: dict[str, list[int]] = {}
 
-        self.model_file = Path(model_file)
-        try:
-            data = self.model_file.read_bytes()
-        except OSError as error:
-            raise InputError(f"cannot read the tokenizer {self.model_file}: {error.strerror}") from error
-        try:
-            self.model = parse_model(data)
-            self._processor = SentencePieceProcessor(model_proto=data)
-        except (ValueError, RuntimeError) as error:
-            raise InputError(f"{self.model_file} is no SentencePiece model, or a damaged one: {error}") from error
-        if reason := _unsuitable(self.model):
-            raise InputError(f"{self.model_file} is not a tokenizer made by train-tokenizer: {reason}")
-        self.digest = hashlib.sha256(data).hexdigest()
-        self.vocab_size = len(self.model.pieces)
-        self._bytes = [_piece_bytes(piece.text, piece.kind) for piece in self.model.pieces]
-        self._space_mark = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE_MARK.encode()]
-        self._words: dict[str, list[int]] = {}
+    @staticmethod
+    def load(path: Path | str) -> Tokenizer:
+        """Loads the tokenizer in a folder, of the kind that its files show, or one of these files.
 
-    @classmethod
-    def load(cls, path: Path | str) -> Tokenizer:
-        """Loads a ``tokenizer.model`` file, or the one in a folder.
+        A folder holds ``tokenizer.model`` (SentencePiece: our own, LLaMA's), or ``tokenizer.json`` (the tokenizers
+        library: GPT-2's byte-level BPE and its like), or ``vocab.json`` and ``merges.txt`` (GPT-2's as published).
+        The first of these that is there counts.
 
         Raises:
-            InputError: As the class.
+            InputError: If there is none, or it is damaged or of a kind that cannot be used.
         """
-        path = Path(path)
-        return cls(path / MODEL_FILE if path.is_dir() else path)
+        file = find_tokenizer(Path(path))
+        if file.suffix == ".json":
+            from modelcore.tokenizers.json_tokenizer import JsonTokenizer
+
+            return JsonTokenizer(file)
+        from modelcore.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
+
+        return SentencePieceTokenizer(file)
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Writes the tokenizer into an existing folder, from which :meth:`load` loads an equal one."""
+
+    @abstractmethod
+    def name(self, token_id: int) -> str:
+        """The token as the vocabulary writes it."""
+
+    def special_tokens(self) -> dict[str, str]:
+        """The names of the special tokens, by the fields that Hugging Face's ``tokenizer_config.json`` has for them."""
+        ids = {"unk_token": self.unk_id, "bos_token": self.bos_id, "eos_token": self.eos_id, "pad_token": self.pad_id}
+        return {field: self.name(i) for field, i in ids.items() if i is not None}
 
     def encode(self, text: str, *, bos: bool = False, eos: bool = False) -> list[int]:
         """The ids of a text.
 
         Args:
-            text: Any text without lone surrogates.
-            bos: Whether the id of a document's beginning comes first.
-            eos: Whether the id of a document's end comes last.
+            text: The text.
+            bos: Whether the id of a text's beginning comes first.
+            eos: Whether the id of a text's end comes last.
+
+        Raises:
+            InputError: If the text holds half a surrogate pair, which is no character.
         """
-        ids = [BOS_ID] if bos else []
-        remembered = self._words
-        for word in split_words(text):
+        ids = [self.bos_id] if bos else []
+        remembered = self._remembered
+        for word in self._words(text):
             known = remembered.get(word)
-            ids += known if known is not None else self._encode_word(word)
+            ids += known if known is not None else self._learn_word(word, text)
         if eos:
-            ids.append(EOS_ID)
+            ids.append(self.eos_id)
         return ids
 
     def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
@@ -101,11 +121,16 @@ class Tokenizer:
         return [self.encode(text) for text in texts]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of some ids; special ids have none, and bytes that form no character become U+FFFD."""
-        return self.decode_bytes(ids).decode("utf-8", errors="replace")
+        """The text of some ids; special ids have none, and bytes that form no character become U+FFFD.
+
+        Raises:
+            InputError: If an id is outside the vocabulary.
+        """
+        content = self.decode_bytes(ids)
+        return content.removeprefix(b" " if self.adds_space else b"").decode("utf-8", errors="replace")
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The UTF-8 bytes of some ids, possibly with half a character at either end.
+        """The UTF-8 bytes of ids within a text: half a character may stand at either end, and a first space stays.
 
         Raises:
             InputError: If an id is outside the vocabulary.
@@ -118,32 +143,63 @@ class Tokenizer:
             )
         return b"".join([self._bytes[i] for i in ids])
 
+    @abstractmethod
+    def _words(self, text: str) -> Sequence[str]:
+        """Cuts a text, changed as the tokenizer changes it, where no piece can reach over the cut."""
+
+    @abstractmethod
     def _encode_word(self, word: str) -> list[int]:
-        ids: list[int] = []
-        for number, part in enumerate(word.split(SPACE_MARK)):
-            if number:
-                ids += self._space_mark
-            if part:
-                ids += self._processor.encode(part)
-        if len(word) <= _LONGEST_REMEMBERED and len(self._words) < _REMEMBERED_WORDS:
-            self._words[word] = ids
+        """The ids of one of ``_words``."""
+
+    def _learn_word(self, word: str, text: str) -> list[int]:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise InputError(_half_pair(text)) from None
+        ids = self._encode_word(word)
+        if len(word) <= _LONGEST_REMEMBERED and len(self._remembered) < _REMEMBERED_WORDS:
+            self._remembered[word] = ids
         return ids
 
 
-def _piece_bytes(text: str, kind: int) -> bytes:
-    if kind == NORMAL:
-        return text.replace(SPACE_MARK, " ").encode()
-    return bytes([int(text[3:5], 16)]) if kind == BYTE else b""
+def find_tokenizer(path: Path) -> Path:
+    """The file by which the tokenizer at ``path``, a folder or a file, is known.
+
+    Raises:
+        InputError: If there is none, or only half of it.
+    """
+    if path.is_file():
+        path = path.with_name(VOCAB_FILE) if path.name == MERGES_FILE else path
+        if path.name == VOCAB_FILE and not path.with_name(MERGES_FILE).is_file():
+            raise InputError(f"{path} is half a tokenizer: {MERGES_FILE} is not beside it")
+        return path
+    if not path.is_dir():
+        raise InputError(f"cannot read the tokenizer {path}: No such file or directory")
+    for name in (SENTENCEPIECE_FILE, JSON_FILE, VOCAB_FILE, MERGES_FILE):
+        if (path / name).is_file():
+            return find_tokenizer(path / name) if name in (VOCAB_FILE, MERGES_FILE) else path / name
+    raise InputError(
+        f"{path} holds no tokenizer: neither {SENTENCEPIECE_FILE}, nor {JSON_FILE}, nor {VOCAB_FILE} and {MERGES_FILE}"
+    )
 
 
-def _unsuitable(model: SentencePieceModel) -> str | None:
-    """Why a model that SentencePiece can read is none of ours, or None."""
-    if tuple(piece.text for piece in model.pieces[: len(SPECIAL_PIECES)]) != SPECIAL_PIECES:
-        return f"its first pieces are not {' '.join(SPECIAL_PIECES)}"
-    if model.algorithm is None:
-        return "it is neither unigram nor bpe"
-    if not model.lossless:
-        return "it changes the text (normalization, dummy prefix or removal of spaces)"
-    if not model.byte_fallback:
-        return "it has no byte fallback"
-    return None
+def has_tokenizer(folder: Path) -> bool:
+    """Whether there is anything in a folder that :meth:`Tokenizer.load` would look at."""
+    return any((folder / name).is_file() for name in (SENTENCEPIECE_FILE, JSON_FILE, VOCAB_FILE, MERGES_FILE))
+
+
+def copy_tokenizer(file: Path, folder: Path) -> None:
+    """Copies the tokenizer that :func:`find_tokenizer` found into a folder, without loading it."""
+    if file.suffix != ".json":
+        shutil.copyfile(file, folder / SENTENCEPIECE_FILE)
+        return
+    shutil.copyfile(file, folder / (VOCAB_FILE if file.name == VOCAB_FILE else JSON_FILE))
+    beside = (ROLES_FILE, MERGES_FILE) if file.name == VOCAB_FILE else (ROLES_FILE,)
+    for source in (file.with_name(name) for name in beside):
+        if source.is_file():
+            shutil.copyfile(source, folder / source.name)
+
+
+def _half_pair(text: str) -> str:
+    place = next(i for i, character in enumerate(text) if 0xD800 <= ord(character) < 0xE000)
+    return f"character {place + 1} of the text is half a surrogate pair (U+{ord(text[place]):04X}), no character"

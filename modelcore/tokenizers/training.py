@@ -19,7 +19,8 @@ from pathlib import Path
 
 from modelcore.errors import InputError
 from modelcore.tokenizers.sentencepiece_file import NORMAL, Algorithm, parse_model
-from modelcore.tokenizers.tokenizer import BOS_ID, EOS_ID, MODEL_FILE, PAD_ID, SPACE_MARK, UNK_ID
+from modelcore.tokenizers.sentencepiece_tokenizer import BOS_ID, EOS_ID, PAD_ID, SPACE_MARK, UNK_ID
+from modelcore.tokenizers.tokenizer import SENTENCEPIECE_FILE
 from modelcore.tokenizers.words import SPECIAL_PIECES
 
 MAX_SAMPLE_BYTES = 4 * 2**20
@@ -96,7 +97,7 @@ def train_sentencepiece(
     except RuntimeError as error:
         raise _readable(error, vocab_size) from error
     data = model.getvalue()
-    (out / MODEL_FILE).write_bytes(_round_scores(data) if algorithm == "unigram" else data)
+    (out / SENTENCEPIECE_FILE).write_bytes(_round_scores(data) if algorithm == "unigram" else data)
     return training
 
 

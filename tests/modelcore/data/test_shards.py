@@ -66,10 +66,11 @@ def test_a_window_beyond_the_ends_is_refused(folder, start, length):
 
 def test_ids_beyond_two_bytes_take_four(tmp_path, tokenizer):
     class LargeVocabulary:
-        model_file, digest, eos_id, vocab_size = tokenizer.model_file, tokenizer.digest, 2, 100_000
+        model_file, digest, adds_bos, vocab_size = tokenizer.model_file, tokenizer.digest, False, 100_000
+        save = tokenizer.save
 
-        def encode_batch(self, texts):
-            return [[99_999, 1] for _ in texts]
+        def encode(self, text, *, bos, eos):
+            return [99_999, 1, 2]
 
     write_tokens(tmp_path / "tokens", LargeVocabulary(), train=["a"], heldout=["b"])
     assert open_split(tmp_path / "tokens", "train").window(0, 3).tolist() == [99_999, 1, 2]

@@ -83,7 +83,7 @@ def test_the_tokenizer_travels_with_the_model(tmp_path):
 
 
 def test_a_missing_tokenizer_is_named(folder):
-    with pytest.raises(InputError, match=r"has no tokenizer\.model"):
+    with pytest.raises(InputError, match=r"holds no tokenizer: neither tokenizer\.model, nor tokenizer\.json"):
         tokenizer_path(folder)
 
 

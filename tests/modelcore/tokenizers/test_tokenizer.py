@@ -31,6 +31,7 @@ HARD = [
     "<0x0A>",
     "<pad>",
 ]
+KEEPS = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False, "byte_fallback": True}
 texts = st.text() | st.lists(st.sampled_from(HARD), max_size=40).map("".join)
 
 
@@ -60,6 +61,13 @@ def test_sentencepiece_itself_decodes_the_ids_to_the_text(tokenizer):
     processor = sentencepiece.SentencePieceProcessor(model_file=str(tokenizer.model_file))
     text = '  "A ▁ mark,"\n\nsaid 😀.  '
     assert processor.decode(tokenizer.encode(text)) == text
+
+
+@pytest.mark.parametrize("text", ["\ud800", "ab\udfffcd", "😀\ud83d"])
+def test_half_a_surrogate_pair_is_named_by_its_place(tokenizer, text):
+    place = next(i for i, character in enumerate(text, 1) if "\ud800" <= character <= "\udfff")
+    with pytest.raises(InputError, match=rf"^character {place} of the text is half a surrogate pair \(U\+D"):
+        tokenizer.encode(text)
 
 
 def test_encoding_a_text_again_gives_the_same_ids(tokenizer):
@@ -138,8 +146,10 @@ def test_an_id_outside_the_vocabulary_is_named(tokenizer, wrong):
 
 
 def test_a_missing_tokenizer_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"cannot read the tokenizer .*tokenizer\.model: No such file"):
+    with pytest.raises(InputError, match=r"holds no tokenizer: neither tokenizer\.model, nor tokenizer\.json, nor"):
         Tokenizer.load(tmp_path)
+    with pytest.raises(InputError, match=r"cannot read the tokenizer .*nowhere: No such file"):
+        Tokenizer.load(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("content", [b"", b"no model at all", b"\x0a\xff\xff"])
@@ -160,18 +170,12 @@ def test_a_model_cut_short_anywhere_never_loads_as_a_whole_one(tokenizer, tmp_pa
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({}, "its first pieces are not <unk> <s> </s> <pad>"),
-        ({"pad_id": 3}, "it changes the text"),
-        ({"pad_id": 3, "add_dummy_prefix": False, "remove_extra_whitespaces": False}, "it changes the text"),
-        (
-            {
-                "pad_id": 3,
-                "add_dummy_prefix": False,
-                "remove_extra_whitespaces": False,
-                "normalization_rule_name": "identity",
-            },
-            "it has no byte fallback",
-        ),
+        ({}, "it changes the text"),
+        ({"remove_extra_whitespaces": False}, "it changes the text"),
+        ({"normalization_rule_name": "identity"}, "it changes the text"),
+        ({"normalization_rule_name": "identity", "remove_extra_whitespaces": False}, "it has no byte fallback"),
+        ({**KEEPS, "eos_id": -1}, "it has no piece for the end of a text"),
+        ({**KEEPS, "model_type": "char"}, "it is neither unigram nor bpe"),
     ],
 )
 def test_a_model_that_would_change_the_text_is_refused_with_the_reason(tmp_path, novel, settings, reason):
@@ -179,10 +183,7 @@ def test_a_model_that_would_change_the_text_is_refused_with_the_reason(tmp_path,
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(novel.splitlines()[:500]),
         model_writer=model,
-        vocab_size=300,
-        model_type="bpe",
-        minloglevel=2,
-        **settings,
+        **{"vocab_size": 400, "model_type": "bpe", "minloglevel": 2, "hard_vocab_limit": False, **settings},
     )
     (tmp_path / "tokenizer.model").write_bytes(model.getvalue())
     with pytest.raises(InputError, match=reason):
