@@ -20,9 +20,9 @@ class AttentionInputs:
     Attributes:
         cos: RoPE's cosines at the queries' positions, or None without RoPE; ``sin`` likewise.
         mask: What SDPA takes as ``attn_mask``: boolean (True: visible) or a float bias; None where plain
-            causal order, or full sight of a single query, says it all.
+            causal order says it all.
         causal: Whether SDPA's own causal order is wanted.
-        positions: (batch, time) slots of the cache to write to, or None without a cache.
+        positions: (batch, time) positions to write to the cache, or None without one.
     """
 
     cos: Tensor | None
@@ -56,7 +56,6 @@ class Attention(nn.Module):
             k = apply_rope(k, inputs.cos, inputs.sin)
         if cache is not None and inputs.positions is not None:
             k, v = cache.write(layer, k, v, inputs.positions)  # (B, kv heads, S, D)
-            k, v = k.to(q.dtype), v.to(q.dtype)
         y = F.scaled_dot_product_attention(
             q,
             k,

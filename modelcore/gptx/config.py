@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from modelcore.errors import InputError
+from modelcore.gptx.rope_scaling import RopeScaling
 
 Positions = Literal["learned", "rope", "alibi"]
 Norm = Literal["layernorm", "rmsnorm"]
 FeedForwardKind = Literal["gelu", "gelu_tanh", "swiglu"]
+
+_LATER_FIELDS = {"rope_scaling", "sliding_window", "embedding_norm"}
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,9 @@ class GPTConfig:
         tie_embeddings: Whether the output head is the token embedding itself.
         rope_theta: Base of RoPE's wavelengths; unused otherwise.
         dropout: Probability of dropping an activation while training.
+        rope_scaling: How RoPE is stretched for long texts, or None for plain RoPE.
+        sliding_window: Tokens that a token sees, itself and those right before it, or None: all before it.
+        embedding_norm: Whether the token embeddings are normalized before the first block (BLOOM).
 
     Raises:
         InputError: If a field is out of range or two fields contradict each other.
@@ -59,6 +65,9 @@ class GPTConfig:
     tie_embeddings: bool = False
     rope_theta: float = 10_000.0
     dropout: float = 0.0
+    rope_scaling: RopeScaling | None = None
+    sliding_window: int | None = None
+    embedding_norm: bool = False
 
     def __post_init__(self) -> None:
         for name in (
@@ -70,9 +79,9 @@ class GPTConfig:
             "n_kv_heads",
             "d_ff",
         ):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise InputError(f"{name} is {value!r}; it must be a whole number of 1 or more")
+            _check_count(name, getattr(self, name))
+        if self.sliding_window is not None:
+            _check_count("sliding_window", self.sliding_window)
         for name, kind in (("positions", Positions), ("norm", Norm), ("feedforward", FeedForwardKind)):
             if getattr(self, name) not in get_args(kind):
                 choices = ", ".join(get_args(kind))
@@ -97,6 +106,25 @@ class GPTConfig:
             raise InputError(f"norm_eps is {self.norm_eps}; it must be above 0")
         if self.rope_theta <= 0:
             raise InputError(f"rope_theta is {self.rope_theta}; it must be above 0")
+        if self.rope_scaling is not None:
+            self._check_scaling(self.rope_scaling)
+
+    def _check_scaling(self, scaling: object) -> None:
+        if not isinstance(scaling, RopeScaling):
+            raise InputError(f"rope_scaling is {scaling!r}; its kind, factor and further numbers are needed, or null")
+        if self.positions != "rope":
+            raise InputError(f"rope_scaling is given, but positions is {self.positions!r}; only RoPE can be scaled")
+        if scaling.kind == "yarn" and self.rope_theta <= 1:
+            raise InputError(f"rope_theta is {self.rope_theta}; RoPE scaling 'yarn' needs it above 1")
+        if scaling.kind == "dynamic":
+            original = scaling.original_context or 0
+            if self.context_length != int(scaling.factor * original):
+                raise InputError(
+                    f"context_length is {self.context_length}; with RoPE scaling 'dynamic' it must be factor times "
+                    f"original_context, {int(scaling.factor * original)}"
+                )
+            if self.head_dim < 4:
+                raise InputError(f"head size {self.head_dim} is too small for RoPE scaling 'dynamic'; at least 4")
 
     @property
     def head_dim(self) -> int:
@@ -120,6 +148,7 @@ class GPTConfig:
             feedforward = 2 * d * ff + (ff + d if self.feedforward_bias else 0)
         norm = 2 * d if self.norm == "layernorm" and self.norm_bias else d
         total = self.n_layers * (attention + feedforward + 2 * norm) + norm
+        total += norm if self.embedding_norm else 0
         total += self.vocab_size * d * (1 if self.tie_embeddings else 2)
         if self.positions == "learned":
             total += self.context_length * d
@@ -129,18 +158,25 @@ class GPTConfig:
         """Floating-point operations of one training token, forward and backward.
 
         The convention is 6 N + 12 L d T: N counts the parameters without the input embedding (a tied
-        head does multiply, so it counts) and without the table of positions; T is ``sequence_length``.
+        head does multiply, so it counts) and without the table of positions; T is ``sequence_length``, or the
+        sliding window where that is shorter.
         """
         n = self.num_params()
         if not self.tie_embeddings:
             n -= self.vocab_size * self.d_model
         if self.positions == "learned":
             n -= self.context_length * self.d_model
-        return 6 * n + 12 * self.n_layers * self.d_model * sequence_length
+        seen = sequence_length if self.sliding_window is None else min(sequence_length, self.sliding_window)
+        return 6 * n + 12 * self.n_layers * self.d_model * seen
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain JSON values."""
-        return dataclasses.asdict(self)
+        """The fields as plain JSON values.
+
+        Fields that came after the first version of the format are left out where they have their default, so that a
+        model without them is described as it always was.
+        """
+        fields = dataclasses.asdict(self)
+        return {name: value for name, value in fields.items() if value or name not in _LATER_FIELDS}
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> GPTConfig:
@@ -151,4 +187,17 @@ class GPTConfig:
         required = {name for name, field in known.items() if field.default is dataclasses.MISSING}
         if missing := sorted(required - fields.keys()):
             raise InputError(f"model field {missing[0]!r} is missing")
+        scaling = fields.get("rope_scaling")
+        if isinstance(scaling, dict):
+            known = {field.name: field for field in dataclasses.fields(RopeScaling)}
+            if unknown := sorted(scaling.keys() - known.keys()):
+                raise InputError(f"unknown field {unknown[0]!r} of rope_scaling; known: {', '.join(known)}")
+            if missing := sorted({"kind", "factor"} - scaling.keys()):
+                raise InputError(f"field {missing[0]!r} of rope_scaling is missing")
+            fields = fields | {"rope_scaling": RopeScaling(**scaling)}
         return cls(**fields)
+
+
+def _check_count(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InputError(f"{name} is {value!r}; it must be a whole number of 1 or more")

@@ -12,15 +12,28 @@ import math
 import torch
 from torch import Tensor
 
+from modelcore.gptx.rope_scaling import RopeScaling, rope_frequencies
 
-def rope_tables(head_dim: int, length: int, theta: float) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of RoPE's angles, each (length, head_dim / 2) in fp32.
 
-    Pair i at position p turns by p · theta^(-2i / head_dim) radians.
+def rope_tables(head_dim: int, length: int, theta: float, scaling: RopeScaling | None = None) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of RoPE's angles at the first ``length`` positions, each (length, head_dim / 2) in fp32.
+
+    Pair i at position p turns by p · theta^(-2i / head_dim) radians, or as ``scaling`` says. Scaling that depends on
+    the text's length is left out: these are the tables of texts that are short enough.
     """
-    inverse = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)  # (D/2,)
-    angles = torch.outer(torch.arange(length, dtype=torch.float32), inverse)  # (length, D/2)
-    return angles.cos(), angles.sin()
+    return rope_at(torch.arange(length), 0, head_dim, theta, scaling)
+
+
+def rope_at(
+    positions: Tensor, length: int, head_dim: int, theta: float, scaling: RopeScaling | None = None
+) -> tuple[Tensor, Tensor]:
+    """Like :func:`rope_tables`, at ``positions`` (…,) in a text of ``length`` tokens: each (…, head_dim / 2)."""
+    if scaling is None:
+        frequencies, magnitude = rope_frequencies(head_dim, theta, positions.device), 1.0
+    else:
+        frequencies, magnitude = scaling.frequencies(head_dim, theta, length, positions.device), scaling.magnitude
+    angles = positions[..., None].float() * frequencies  # (…, D/2)
+    return angles.cos() * magnitude, angles.sin() * magnitude
 
 
 def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -60,11 +73,11 @@ def alibi_bias(slopes: Tensor, query_positions: Tensor, key_positions: Tensor) -
     Args:
         slopes: (heads,).
         query_positions: (batch, queries) or (1, queries), in tokens.
-        key_positions: (keys,), in tokens.
+        key_positions: (batch, keys) or (1, keys), in tokens.
 
     Returns:
         (batch, heads, queries, keys); 0 where the key stands at the query's own position. Keys after the query
         get a positive value and must be masked by the caller.
     """
-    distance = query_positions[:, :, None] - key_positions  # (B, T, S)
+    distance = query_positions[:, :, None] - key_positions[:, None]  # (B, T, S)
     return -slopes[None, :, None, None] * distance[:, None].to(slopes.dtype)

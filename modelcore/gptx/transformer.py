@@ -15,7 +15,7 @@ from modelcore.gptx.config import GPTConfig
 from modelcore.gptx.feedforward import FeedForward
 from modelcore.gptx.kv_cache import KVCache
 from modelcore.gptx.norms import build_norm
-from modelcore.gptx.positions import alibi_bias, alibi_slopes, rope_tables
+from modelcore.gptx.positions import alibi_bias, alibi_slopes, rope_at, rope_tables
 
 
 class Block(nn.Module):
@@ -57,6 +57,7 @@ class GPT(nn.Module):
         self.config = config
         self.gradient_checkpointing = False
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
+        self.embedding_norm = build_norm(config) if config.embedding_norm else None
         self.position_embedding = (
             nn.Embedding(config.context_length, config.d_model) if config.positions == "learned" else None
         )
@@ -72,7 +73,7 @@ class GPT(nn.Module):
             self.head.weight = self.embedding.weight
         cos = sin = slopes = None
         if config.positions == "rope":
-            cos, sin = rope_tables(config.head_dim, config.context_length, config.rope_theta)
+            cos, sin = rope_tables(config.head_dim, config.context_length, config.rope_theta, config.rope_scaling)
         elif config.positions == "alibi":
             slopes = alibi_slopes(config.n_heads)
         self.register_buffer("cos", cos, persistent=False)
@@ -111,6 +112,8 @@ class GPT(nn.Module):
         """The normalized states that the head reads, (batch, time, d_model); arguments as in :meth:`forward`."""
         inputs, positions = self._inputs(tokens, cache)
         x = self.embedding(tokens)  # (B, T, d_model)
+        if self.embedding_norm is not None:
+            x = self.embedding_norm(x)
         if self.position_embedding is not None:
             x = x + self.position_embedding(positions)
         x = self.dropout(x)
@@ -135,29 +138,53 @@ class GPT(nn.Module):
                 "give at least one and at most that many"
             )
         if cache is None:
-            positions = torch.arange(time, device=tokens.device)[None]  # (1, T)
-            cos, sin = (None, None) if self.cos is None or self.sin is None else (self.cos[:time], self.sin[:time])
-            mask, causal = None, True
-            if self.slopes is not None:
-                mask, causal = self._mask(positions, time), False
-            return AttentionInputs(cos, sin, mask, causal, None), positions
+            positions, to_write = torch.arange(time, device=tokens.device)[None], None  # (1, T)
+            cos, sin = self._rotation(None, time)
+        else:
+            positions = to_write = cache.positions(time)  # (B, T)
+            cos, sin = self._rotation(positions, cache.longest + time)
+        # SDPA's own causal order says it all where these tokens are the whole text and none is out of sight.
+        window = self.config.sliding_window
+        whole = cache is None or cache.longest == 0
+        if whole and self.slopes is None and (window is None or time <= window):
+            return AttentionInputs(cos, sin, None, True, to_write), positions
+        mask = self._mask(positions, positions if cache is None else cache.key_positions(time))
+        return AttentionInputs(cos, sin, mask, False, to_write), positions
 
-        positions = cache.positions(time)  # (B, T)
-        cos = sin = None
-        if self.cos is not None and self.sin is not None:
-            cos, sin = self.cos[positions][:, None], self.sin[positions][:, None]  # (B, 1, T, D/2)
-        mask = self._mask(positions, cache.longest + time)
-        return AttentionInputs(cos, sin, mask, False, positions), positions
+    def _rotation(self, positions: Tensor | None, length: int) -> tuple[Tensor | None, Tensor | None]:
+        """RoPE's cosines and sines for the tokens at ``positions`` of a text of ``length``; None: for all of it.
 
-    def _mask(self, positions: Tensor, n_keys: int) -> Tensor:
-        """Which of the first ``n_keys`` positions each query sees: boolean, or ALiBi's bias with -inf.
+        Where the angles depend on the length (dynamic scaling), it is that of the longest row once these tokens are
+        read; keys that are in a cache already keep the angles of the pass that wrote them. So do Hugging Face's.
 
         Returns:
-            (batch, 1, time, n_keys) boolean, or (batch, heads, time, n_keys) in the parameters' dtype.
+            Each (time, head_dim / 2) or (batch, 1, time, head_dim / 2); None without RoPE.
         """
-        keys = torch.arange(n_keys, device=positions.device)
-        visible = keys <= positions[:, None, :, None]  # (B, 1, T, S)
+        if self.cos is None or self.sin is None:
+            return None, None
+        scaling = self.config.rope_scaling
+        if scaling is not None and scaling.depends_on(length):
+            where = torch.arange(length, device=self.cos.device) if positions is None else positions[:, None]
+            return rope_at(where, length, self.config.head_dim, self.config.rope_theta, scaling)
+        if positions is None:
+            return self.cos[:length], self.sin[:length]
+        return self.cos[positions][:, None], self.sin[positions][:, None]
+
+    def _mask(self, positions: Tensor, key_positions: Tensor) -> Tensor:
+        """Which keys each query sees: boolean, or ALiBi's bias with -inf where it does not.
+
+        Args:
+            positions: (batch or 1, time), the queries'.
+            key_positions: (batch or 1, keys).
+
+        Returns:
+            (batch or 1, 1, time, keys) boolean, or (batch or 1, heads, time, keys) in the parameters' dtype.
+        """
+        queries, keys = positions[:, None, :, None], key_positions[:, None, None]
+        visible = keys <= queries  # (B, 1, T, S)
+        if self.config.sliding_window is not None:
+            visible = visible & (keys > queries - self.config.sliding_window)
         if self.slopes is None:
             return visible
-        bias = alibi_bias(self.slopes, positions, keys)  # (B, heads, T, S)
+        bias = alibi_bias(self.slopes.float(), positions, key_positions)  # (B, heads, T, S)
         return bias.masked_fill(~visible, float("-inf")).to(self.embedding.weight.dtype)

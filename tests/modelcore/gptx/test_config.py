@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from modelcore.errors import InputError
-from modelcore.gptx import GPT, GPTConfig
+from modelcore.gptx import GPT, GPTConfig, RopeScaling
 from modelcore.models import get_config
 
 BASE = GPTConfig(vocab_size=37, context_length=12, n_layers=2, d_model=24, n_heads=6, n_kv_heads=3, d_ff=40)
@@ -24,7 +24,7 @@ def parameters(config: GPTConfig) -> int:
 @pytest.mark.parametrize("feedforward", ["gelu", "gelu_tanh", "swiglu"])
 @pytest.mark.parametrize("norm", ["layernorm", "rmsnorm"])
 def test_the_count_of_parameters_is_that_of_the_model(positions, feedforward, norm):
-    for attention_bias, feedforward_bias, norm_bias, tied in itertools.product([False, True], repeat=4):
+    for attention_bias, feedforward_bias, norm_bias, embedding_norm, tied in itertools.product([False, True], repeat=5):
         config = dataclasses.replace(
             BASE,
             positions=positions,
@@ -33,6 +33,7 @@ def test_the_count_of_parameters_is_that_of_the_model(positions, feedforward, no
             attention_bias=attention_bias,
             feedforward_bias=feedforward_bias,
             norm_bias=norm_bias,
+            embedding_norm=embedding_norm,
             tie_embeddings=tied,
         )
         assert config.num_params() == parameters(config)
@@ -53,9 +54,35 @@ def test_operations_follow_the_stated_convention():
     assert tied.flops_per_token(12) == BASE.flops_per_token(12)
 
 
-def test_a_configuration_survives_json():
-    config = dataclasses.replace(BASE, positions="alibi", dropout=0.1, rope_theta=5e5)
+def test_a_sliding_window_bounds_the_operations_of_attention():
+    windowed = dataclasses.replace(BASE, sliding_window=5)
+    assert windowed.num_params() == BASE.num_params()
+    assert windowed.flops_per_token(12) == BASE.flops_per_token(5)
+    assert windowed.flops_per_token(3) == BASE.flops_per_token(3)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"positions": "alibi", "dropout": 0.1, "rope_theta": 5e5, "embedding_norm": True},
+        {"sliding_window": 4},
+        {"rope_scaling": RopeScaling("yarn", 4.0, 3, attention_factor=1.2, truncate=False)},
+        {"rope_scaling": RopeScaling("dynamic", 4.0, 3)},
+    ],
+)
+def test_a_configuration_survives_json(changes):
+    config = dataclasses.replace(BASE, **changes)
     assert GPTConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_a_configuration_without_the_later_fields_is_described_as_it_always_was():
+    assert BASE.to_dict() == {
+        "vocab_size": 37, "context_length": 12, "n_layers": 2, "d_model": 24, "n_heads": 6, "n_kv_heads": 3,
+        "d_ff": 40, "positions": "rope", "norm": "rmsnorm", "norm_eps": 1e-5, "feedforward": "swiglu",
+        "attention_bias": False, "feedforward_bias": False, "norm_bias": False, "tie_embeddings": False,
+        "rope_theta": 10_000.0, "dropout": 0.0,
+    }  # fmt: skip
+    assert GPTConfig.from_dict(BASE.to_dict()) == BASE
 
 
 @pytest.mark.parametrize(
@@ -83,6 +110,27 @@ def test_a_configuration_survives_json():
         ({"dropout": 1.0}, "dropout is 1.0; it must be at least 0 and below 1"),
         ({"norm_eps": 0.0}, "norm_eps is 0.0; it must be above 0"),
         ({"rope_theta": -1.0}, "rope_theta is -1.0; it must be above 0"),
+        ({"sliding_window": 0}, "sliding_window is 0; it must be a whole number of 1 or more"),
+        (
+            {"positions": "alibi", "rope_scaling": RopeScaling("linear", 2.0)},
+            "rope_scaling is given, but positions is 'alibi'; only RoPE can be scaled",
+        ),
+        (
+            {"rope_scaling": "linear"},
+            "rope_scaling is 'linear'; its kind, factor and further numbers are needed, or null",
+        ),
+        (
+            {"rope_scaling": RopeScaling("dynamic", 2.0, 5)},
+            "context_length is 12; with RoPE scaling 'dynamic' it must be factor times original_context, 10",
+        ),
+        (
+            {"rope_scaling": RopeScaling("dynamic", 2.0, 6), "n_heads": 12},
+            "head size 2 is too small for RoPE scaling 'dynamic'; at least 4",
+        ),
+        (
+            {"rope_scaling": RopeScaling("yarn", 2.0, 6), "rope_theta": 1.0},
+            "rope_theta is 1.0; RoPE scaling 'yarn' needs it above 1",
+        ),
     ],
 )
 def test_a_field_out_of_range_is_named_with_what_would_be_right(changes, message):
@@ -98,3 +146,7 @@ def test_unknown_and_missing_fields_are_refused():
     del fields["d_ff"]
     with pytest.raises(InputError, match="model field 'd_ff' is missing"):
         GPTConfig.from_dict(fields)
+    with pytest.raises(InputError, match="unknown field 'type' of rope_scaling; known: kind, factor, "):
+        GPTConfig.from_dict(BASE.to_dict() | {"rope_scaling": {"type": "linear", "factor": 2.0}})
+    with pytest.raises(InputError, match="field 'factor' of rope_scaling is missing"):
+        GPTConfig.from_dict(BASE.to_dict() | {"rope_scaling": {"kind": "linear"}})

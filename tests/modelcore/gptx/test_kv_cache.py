@@ -120,7 +120,7 @@ def test_tokens_count_only_once_they_are_advanced(model, tokens):
 @torch.no_grad()
 def test_a_cache_shorter_than_the_context_holds_what_it_says(model, tokens):
     cache = KVCache(model.config, 3, 10)
-    assert cache.keys[0].shape == cache.values[0].shape == (3, 2, 10, 8)
+    assert cache.keys[0].data.shape == cache.values[0].data.shape == (3, 2, 10, 8)
     torch.testing.assert_close(model(tokens[:, :10], cache), model(tokens[:, :10]), **TOLERANCE)
 
 
@@ -147,6 +147,6 @@ def test_a_cache_the_model_cannot_fill_is_refused(model, length):
 def test_a_cache_of_half_precision_stays_close(model, tokens):
     cache = KVCache(model.config, 3, dtype=torch.bfloat16)
     logits = model(tokens[:, :20], cache)
-    assert cache.keys[0].dtype == torch.bfloat16
+    assert cache.keys[0].data.dtype == torch.bfloat16
     assert logits.dtype == torch.float32
     torch.testing.assert_close(logits, model(tokens[:, :20]), rtol=0.05, atol=0.25)

@@ -102,7 +102,7 @@ def test_alibi_slopes_equal_hugging_faces_bloom(n_heads):
 
 def test_alibi_bias_falls_by_the_slope_with_every_token_of_distance():
     slopes = alibi_slopes(4)
-    bias = alibi_bias(slopes, torch.arange(6)[None], torch.arange(6))
+    bias = alibi_bias(slopes, torch.arange(6)[None], torch.arange(6)[None])
     assert bias.shape == (1, 4, 6, 6)
     for head in range(4):
         for query in range(6):
@@ -114,7 +114,7 @@ def test_alibi_bias_gives_the_attention_that_blooms_tensor_gives():
     """BLOOM adds slope · key position; both differ by a constant a query, which softmax does not see."""
     scores = torch.randn(1, 6, 9, 9, generator=torch.Generator().manual_seed(2))
     causal = torch.ones(9, 9, dtype=torch.bool).triu(1)
-    ours = scores + alibi_bias(alibi_slopes(6), torch.arange(9)[None], torch.arange(9))
+    ours = scores + alibi_bias(alibi_slopes(6), torch.arange(9)[None], torch.arange(9)[None])
     blooms = scores + build_alibi_tensor(torch.ones(1, 9), 6, torch.float32).view(1, 6, 1, 9)
     attention, expected = (s.masked_fill(causal, -math.inf).softmax(-1) for s in (ours, blooms))
     torch.testing.assert_close(attention, expected, rtol=0, atol=1e-6)

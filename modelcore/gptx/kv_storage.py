@@ -1,0 +1,66 @@
+"""Where the cache keeps the keys or the values of one layer: as they are, rounded to a half type, or in int8."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class KVStorage:
+    """A fixed number of slots for each row, each with one vector a key head.
+
+    In int8 a vector is stored as whole numbers of -127 … 127 and one fp32 scale, max|x| / 127, for each token and head.
+    What is read back is off by half a scale at most: max|x| / 254 of its own token and head.
+
+    Args:
+        shape: (batch, n_kv_heads, slots, head_dim).
+        dtype: Of what is stored: a floating-point type, or ``torch.int8``.
+        device: Where.
+    """
+
+    def __init__(self, shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device | str) -> None:
+        self.data = torch.zeros(shape, dtype=dtype, device=device)
+        self.scale = torch.zeros(*shape[:3], 1, device=device) if dtype == torch.int8 else None
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the slots, in bytes."""
+        return self.data.nbytes + (0 if self.scale is None else self.scale.nbytes)
+
+    def write(self, slots: Tensor, vectors: Tensor) -> None:
+        """Stores ``vectors``, (batch, n_kv_heads, time, head_dim), in ``slots``, (batch, time)."""
+        index = slots[:, None, :, None]  # (B, 1, T, 1)
+        if self.scale is None:
+            self.data.scatter_(2, index.expand_as(vectors), vectors.to(self.data.dtype))
+            return
+        rounded, scale = _to_int8(vectors)
+        self.data.scatter_(2, index.expand_as(rounded), rounded)
+        self.scale.scatter_(2, index.expand_as(scale), scale)
+
+    def read(self, n_slots: int, dtype: torch.dtype) -> Tensor:
+        """The vectors in the first ``n_slots`` slots, (batch, n_kv_heads, n_slots, head_dim), as ``dtype``."""
+        if self.scale is None:
+            return self.data[:, :, :n_slots].to(dtype)
+        return _from_int8(self.data[:, :, :n_slots], self.scale[:, :, :n_slots], dtype)
+
+    def rounded(self, vectors: Tensor) -> Tensor:
+        """``vectors`` as they would be read back, without storing them."""
+        if self.scale is None:
+            return vectors.to(self.data.dtype).to(vectors.dtype)
+        return _from_int8(*_to_int8(vectors), vectors.dtype)
+
+    def keep(self, rows: Tensor) -> None:
+        """Keeps these rows alone, in this order."""
+        self.data = self.data[rows]
+        self.scale = None if self.scale is None else self.scale[rows]
+
+
+def _to_int8(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Whole numbers and the scale of each vector, in fp32."""
+    vectors = vectors.float()
+    scale = vectors.abs().amax(-1, keepdim=True) / 127
+    return (vectors / scale.clamp(min=torch.finfo(torch.float32).tiny)).round().to(torch.int8), scale
+
+
+def _from_int8(data: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
+    return (data * scale).to(dtype)
