@@ -40,6 +40,11 @@ def adaptable(config: GPTConfig) -> dict[str, list[Part]]:
     layers = {"embedding": [Part(embedding, 0, config.d_model)]}
     for i in range(config.n_layers):
         for projection in architecture.projections(config):
+            if projection.qkv_by_head:
+                raise InputError(
+                    f"LoRA cannot adapt this architecture: {projection.parts[0]} holds its rows in another order than "
+                    "modelcore does; architectures that can be adapted are GPT-2, Llama, Mistral and MPT"
+                )
             parts, start = [], 0
             for name, rows in zip(projection.parts, projection.rows, strict=True):
                 parts.append(Part(f"{architecture.LAYERS}.{i}.{name}", start, rows))

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from modelcore.errors import InputError
 from modelcore.gptx import GPTConfig
-from modelcore.models import gpt2, llama
+from modelcore.models import bloom, gpt2, llama, mistral, mpt
 from modelcore.models.layout import Projection, TensorMap
 
 
@@ -34,7 +34,13 @@ class Architecture(Protocol):
         """Each of our tensors and where it lies in Hugging Face's model."""
 
 
-ARCHITECTURES: dict[str, Architecture] = {"gpt2": gpt2, "llama": llama}
+ARCHITECTURES: dict[str, Architecture] = {
+    "gpt2": gpt2,
+    "llama": llama,
+    "mistral": mistral,
+    "bloom": bloom,
+    "mpt": mpt,
+}
 """By Hugging Face's name of the model type."""
 
 
@@ -50,5 +56,6 @@ def architecture_of(config: GPTConfig) -> Architecture:
     raise InputError(
         f"a model with {config.positions} positions, {config.norm} and {config.feedforward} has no Hugging Face "
         "counterpart here: GPT-2 has learned positions, layernorm, gelu and biases everywhere; Llama has rope, "
-        "rmsnorm and swiglu"
+        "rmsnorm and swiglu; Mistral the same with a sliding window and no biases; BLOOM alibi, layernorm, gelu_tanh, "
+        "an embedding norm and biases everywhere; MPT alibi, layernorm, gelu and no biases"
     )

@@ -46,6 +46,8 @@ _FIXED = {
     "norm_bias": True,
     "attention_bias": True,
     "feedforward_bias": True,
+    "sliding_window": None,
+    "embedding_norm": False,
 }
 
 # The prefix of every name but the head's. Published files, gpt2's own among them, often lack it.

@@ -20,15 +20,20 @@ class TensorMap:
         theirs: Their names, one for each part of ours, in the order of our rows.
         rows: Rows of ours that each part takes; needed only where there are several.
         transposed: Whether theirs is stored as (inputs, outputs).
+        qkv_by_head: Number of heads, if theirs holds query, key and value of one head after the other, where
+            ours holds all heads' queries, then all keys, then all values; otherwise 0.
     """
 
     ours: str
     theirs: tuple[str, ...]
     rows: tuple[int, ...] = ()
     transposed: bool = False
+    qkv_by_head: int = 0
 
     def split(self, tensor: Tensor) -> dict[str, Tensor]:
         """Their tensors, contiguous, from ours."""
+        if self.qkv_by_head:
+            tensor = _swap(tensor, 3, self.qkv_by_head)
         parts = torch.split(tensor, list(self.rows)) if len(self.theirs) > 1 else (tensor,)
         return {
             name: (part.t() if self.transposed else part).contiguous()
@@ -38,7 +43,8 @@ class TensorMap:
     def join(self, parts: list[Tensor]) -> Tensor:
         """Our tensor, contiguous, from theirs in the order of ``theirs``."""
         turned = [part.t() if self.transposed else part for part in parts]
-        return torch.cat(turned) if len(turned) > 1 else turned[0].contiguous()
+        tensor = torch.cat(turned) if len(turned) > 1 else turned[0]
+        return (_swap(tensor, self.qkv_by_head, 3) if self.qkv_by_head else tensor).contiguous()
 
     def shapes(self, ours: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
         """The shape each of their tensors must have, given ours."""
@@ -59,6 +65,7 @@ class Projection:
         rows: Rows of ours that each part takes.
         bias: Whether it has a bias.
         transposed: Whether their weight is stored as (inputs, outputs).
+        qkv_by_head: As in :class:`TensorMap`.
     """
 
     ours: str
@@ -66,6 +73,7 @@ class Projection:
     rows: tuple[int, ...]
     bias: bool
     transposed: bool = False
+    qkv_by_head: int = 0
 
     def tensor_maps(self, our_block: str, their_layer: str) -> list[TensorMap]:
         """Where its weight, and its bias if it has one, lie in one block.
@@ -77,10 +85,14 @@ class Projection:
         maps = []
         for kind in ("weight", "bias") if self.bias else ("weight",):
             theirs = tuple(f"{their_layer}.{part}.{kind}" for part in self.parts)
-            maps.append(
-                TensorMap(f"{our_block}.{self.ours}.{kind}", theirs, self.rows, self.transposed and kind == "weight")
-            )
+            transposed = self.transposed and kind == "weight"
+            maps.append(TensorMap(f"{our_block}.{self.ours}.{kind}", theirs, self.rows, transposed, self.qkv_by_head))
         return maps
+
+
+def _swap(tensor: Tensor, outer: int, inner: int) -> Tensor:
+    """Rows that lie as (outer, inner, rest), laid as (inner, outer, rest)."""
+    return tensor.view(outer, inner, -1, *tensor.shape[1:]).transpose(0, 1).reshape(tensor.shape)
 
 
 def require(fields: dict[str, Any], name: str, value: Any) -> None:

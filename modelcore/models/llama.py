@@ -6,6 +6,7 @@ from typing import Any
 
 from modelcore.errors import InputError
 from modelcore.gptx import GPTConfig
+from modelcore.models import rope
 from modelcore.models.layout import Projection, TensorMap, require, whole_number
 
 PRESETS = {
@@ -33,7 +34,13 @@ PRESETS = {
 }
 
 # What Llama always has, and a configuration must have to be written as one.
-_FIXED = {"positions": "rope", "norm": "rmsnorm", "feedforward": "swiglu"}
+_FIXED = {
+    "positions": "rope",
+    "norm": "rmsnorm",
+    "feedforward": "swiglu",
+    "sliding_window": None,
+    "embedding_norm": False,
+}
 
 # The prefix of every name but the head's.
 PREFIX = "model."
@@ -49,21 +56,21 @@ LORA_TARGETS: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_p
 
 
 def matches(config: GPTConfig) -> bool:
-    """Whether ``config`` is a Llama: RoPE, RMSNorm and SwiGLU."""
+    """Whether ``config`` is a Llama: RoPE, scaled or not, RMSNorm and SwiGLU, sight of all that came before."""
     return all(getattr(config, name) == value for name, value in _FIXED.items())
 
 
 def to_huggingface(config: GPTConfig) -> dict[str, Any]:
     """The fields of Hugging Face's ``config.json`` that describe a Llama ``config``.
 
-    The base of RoPE is written twice: ``rope_parameters`` is what transformers 5 reads, ``rope_theta`` what its
-    predecessors and most other programs do.
+    The base of RoPE and its scaling are written twice: ``rope_parameters`` is what transformers 5 reads, ``rope_theta``
+    and ``rope_scaling`` what its predecessors and most other programs do.
     """
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         "vocab_size": config.vocab_size,
-        "max_position_embeddings": config.context_length,
+        "max_position_embeddings": rope.written_context(config),
         "num_hidden_layers": config.n_layers,
         "hidden_size": config.d_model,
         "num_attention_heads": config.n_heads,
@@ -72,8 +79,7 @@ def to_huggingface(config: GPTConfig) -> dict[str, Any]:
         "intermediate_size": config.d_ff,
         "hidden_act": "silu",
         "rms_norm_eps": config.norm_eps,
-        "rope_theta": config.rope_theta,
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
+        **rope.to_huggingface(config),
         "attention_bias": config.attention_bias,
         "mlp_bias": config.feedforward_bias,
         "attention_dropout": config.dropout,
@@ -85,9 +91,11 @@ def from_huggingface(fields: dict[str, Any]) -> GPTConfig:
     """The configuration that a ``config.json`` of model type ``llama`` describes.
 
     Raises:
-        InputError: If the file describes a variant that GPTConfig has no field for, such as scaled RoPE.
+        InputError: If the file describes a variant that GPTConfig has no field for, such as heads that do not
+            fill the width.
     """
     require(fields, "hidden_act", "silu")
+    theta, scaling, context_length = rope.from_huggingface(fields)
     d_model = whole_number(fields, "hidden_size", 4096)
     n_heads = whole_number(fields, "num_attention_heads", 32)
     head_dim = whole_number(fields, "head_dim", d_model // n_heads)
@@ -98,7 +106,7 @@ def from_huggingface(fields: dict[str, Any]) -> GPTConfig:
         )
     return GPTConfig(
         vocab_size=whole_number(fields, "vocab_size", 32000),
-        context_length=whole_number(fields, "max_position_embeddings", 2048),
+        context_length=context_length,
         n_layers=whole_number(fields, "num_hidden_layers", 32),
         d_model=d_model,
         n_heads=n_heads,
@@ -108,18 +116,10 @@ def from_huggingface(fields: dict[str, Any]) -> GPTConfig:
         attention_bias=fields.get("attention_bias", False),
         feedforward_bias=fields.get("mlp_bias", False),
         tie_embeddings=fields.get("tie_word_embeddings", False),
-        rope_theta=_rope_theta(fields),
+        rope_theta=theta,
         dropout=fields.get("attention_dropout", 0.0),
+        rope_scaling=scaling,
     )
-
-
-def _rope_theta(fields: dict[str, Any]) -> float:
-    """The base of RoPE, from the old fields or the new one; any scaling of it is refused."""
-    rope = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind != "default":
-        raise InputError(f"RoPE scaling {kind!r} is not supported; only the plain kind, 'default', is")
-    return float(rope.get("rope_theta", fields.get("rope_theta", 10_000.0)))
 
 
 def projections(config: GPTConfig) -> list[Projection]:

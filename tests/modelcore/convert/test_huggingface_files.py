@@ -169,8 +169,11 @@ def test_a_tensor_of_another_shape_is_named_with_both_shapes(folder):
     ("fields", "message"),
     [
         ({"model_type": "mamba"}, "model_type 'mamba' cannot be read; supported: gpt2, llama"),
-        ({"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, "RoPE scaling 'yarn' is not supported"),
-        ({"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2.0}}, "RoPE scaling 'linear'"),
+        ({"rope_parameters": {"rope_type": "longrope", "factor": 2.0}}, "RoPE scaling 'longrope' is not supported"),
+        ({"rope_scaling": {"type": "su"}}, "RoPE scaling 'su' is not supported; readable: default, linear, dynamic"),
+        ({"rope_scaling": {"type": "linear"}}, "the factor of RoPE scaling is None; it must be a number of 1 or more"),
+        ({"rope_scaling": {"type": "yarn", "factor": 0.5}}, "the factor of RoPE scaling is 0.5"),
+        ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "partial_rotary_factor is 0.5"),
         ({"hidden_act": "relu"}, "hidden_act is 'relu'; only 'silu' is supported"),
         ({"head_dim": 8}, "head_dim 8 times num_attention_heads 4 is not hidden_size 16"),
         ({"hidden_size": "wide"}, "hidden_size is 'wide'"),
