@@ -196,9 +196,11 @@ def _add_finetune(commands: Commands) -> None:
         )
         return _done(options.out, result.results)
 
-    parser = _add(commands, "finetune", run, "Tune a LoRA adapter on pairs of prompt and response.")
+    parser = _add(commands, "finetune", run, "Tune a LoRA adapter on conversations, or pairs of prompt and response.")
     parser.add_argument("--checkpoint", type=Path, required=True, help="folder of the pretrained model")
-    parser.add_argument("--instructions", required=True, help=".jsonl file of lines with prompt and response")
+    parser.add_argument(
+        "--instructions", required=True, help=".jsonl file; each line has messages, or prompt and response"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for the adapter, in PEFT's format")
     parser.add_argument("--rank", type=int, default=8, help="rank of the adapter's matrices")
     parser.add_argument("--alpha", type=float, default=16.0, help="the update is multiplied by alpha / rank")
@@ -264,20 +266,21 @@ def _add_generate(commands: Commands) -> None:
     def run(options: argparse.Namespace) -> int:
         from modelcore.inference.samplers import SamplingConfig
         from modelcore.inference.text import TextGenerator
+        from modelcore.tokenizers.chat import format_prompt, reply_text
 
         sampling = SamplingConfig(
             temperature=options.temperature, top_k=options.top_k, top_p=options.top_p, seed=options.seed
         )
         prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
         if options.chat:
-            from modelcore.data.instructions import format_prompt
-
-            prompt = format_prompt(prompt)
+            prompt = format_prompt(prompt, options.system)
+        elif options.system:
+            raise InputError("--system is part of a chat; give --chat too")
         else:
             sys.stdout.write(prompt)
         pieces = TextGenerator.load(options.model, options.adapter).stream(prompt, sampling, options.max_tokens)
-        for piece in pieces:
-            sys.stdout.write(piece)
+        for number, piece in enumerate(pieces):
+            sys.stdout.write(reply_text(piece) if options.chat and number == 0 else piece)
             sys.stdout.flush()
         sys.stdout.write("\n")
         return 0
@@ -286,6 +289,7 @@ def _add_generate(commands: Commands) -> None:
     parser.add_argument("--model", type=Path, required=True, help="folder of a native or Hugging Face model")
     parser.add_argument("--prompt", default="", help="text to continue; '-': standard input")
     parser.add_argument("--chat", action="store_true", help="put the prompt to a tuned model as a line to reply to")
+    parser.add_argument("--system", default="", help="with --chat: what the system says before")
     parser.add_argument("--max-tokens", type=int, default=200, help="longest continuation, in tokens")
     parser.add_argument("--temperature", type=float, default=0.8, help="0: always the likeliest token")
     parser.add_argument("--top-k", type=int, default=0, help="draw from the k likeliest tokens; 0: from all")

@@ -46,7 +46,7 @@ def gpt_pipeline(
     Args:
         corpus: Text to train on: a file, folder or s3:// prefix of .txt, .jsonl or .parquet.
         heldout: Text to evaluate on, never trained on; empty: a share of the corpus is split off.
-        instructions: Pairs of prompt and response for LoRA, a .jsonl file.
+        instructions: Conversations for LoRA, a .jsonl file of lines with messages, or prompt and response.
         text_field: Field that holds the text in .jsonl and .parquet files.
         heldout_fraction: Share of the corpus to hold out where heldout is empty.
         max_bad_fraction: Largest share of bad documents to go on with.

@@ -25,7 +25,7 @@ def finetune_lora(
         adapter: The adapter in PEFT's format.
         metrics: The stage's figures.
         summary: What the stage tells about itself (JSON).
-        instructions: A .jsonl file or s3:// object of lines with the fields prompt and response.
+        instructions: A .jsonl file or s3:// object of lines with the field messages, or prompt and response.
         rank: Rank of the adapter's matrices.
         alpha: Scale of the adapter: its update is multiplied by alpha / rank.
         steps: Optimizer steps.

@@ -1,43 +1,34 @@
-"""Instruction data: prompts and the responses to them, as token ids of which only the responses are learned."""
+"""Instruction data: conversations as token ids of which only the replies are learned."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from modelcore.errors import InputError
 from modelcore.tokenizers import Tokenizer
-from modelcore.tokenizers.prompt import format_prompt
-
-__all__ = ["Example", "Instruction", "Instructions", "encode_instruction", "format_prompt", "load_instructions"]
+from modelcore.tokenizers.chat import Message, check_conversation, encode_conversation
 
 logger = logging.getLogger(__name__)
 
-FIELDS = ("prompt", "response")
-
-
-@dataclass(frozen=True)
-class Instruction:
-    """A prompt and the response to it, as text."""
-
-    prompt: str
-    response: str
+_FORMS = '{"prompt": "…", "response": "…"} or {"messages": [{"role": "user", "content": "…"}, …]}'
 
 
 @dataclass(frozen=True)
 class Example:
-    """A prompt and its response as one sequence.
+    """A conversation as one sequence.
 
     Attributes:
-        tokens: (n,) int64: the prompt in the form of :func:`format_prompt`, the response, the end-of-document id.
-        loss: (n,) bool: which of the tokens are to be learned: the response's and the end.
+        tokens: (n,) int64: the ids of :func:`modelcore.tokenizers.chat.encode_conversation`.
+        loss: (n,) bool: which of the tokens are to be learned: those of every reply, and the end after each.
     """
 
     tokens: NDArray[np.int64]
@@ -50,7 +41,7 @@ class Instructions:
 
     Attributes:
         examples: In the order of the file.
-        dropped: Number of pairs left out because they were longer than the model reads.
+        dropped: Number of conversations left out because they were longer than the model reads.
         digest: SHA-256 of the file, in hexadecimal.
     """
 
@@ -60,7 +51,11 @@ class Instructions:
 
 
 def load_instructions(path: Path | str, tokenizer: Tokenizer, max_tokens: int) -> Instructions:
-    """Reads a .jsonl file with one object of the fields ``prompt`` and ``response`` a line; other fields are ignored.
+    """Reads a .jsonl file with one conversation a line.
+
+    A line is an object with ``messages``, a list of objects with ``role`` (``system`` for the first if there is one,
+    then ``user`` and ``assistant`` in turns) and ``content``; or, for one prompt and one reply, with ``prompt`` and
+    ``response``. Other fields are ignored, also ``prompt`` where there are ``messages``.
 
     Args:
         path: The file; blank lines in it are skipped.
@@ -72,16 +67,16 @@ def load_instructions(path: Path | str, tokenizer: Tokenizer, max_tokens: int) -
             example is left.
     """
     path = Path(path)
-    examples = [encode_instruction(tokenizer, pair) for pair in read_instructions(path)]
+    examples = [encode_example(tokenizer, messages) for messages in read_instructions(path)]
     if not examples:
-        raise InputError(f"{path} is empty; it must hold a JSON object with prompt and response on each line")
+        raise InputError(f"{path} is empty; each of its lines must be {_FORMS}")
     fitting = [example for example in examples if len(example.tokens) <= max_tokens]
     dropped = len(examples) - len(fitting)
     if not fitting:
         shortest = min(len(example.tokens) for example in examples)
         raise InputError(
-            f"{path}: none of its {len(examples)} pairs fits into {max_tokens} tokens (the shortest has {shortest}); "
-            "give shorter pairs or a model with a longer context"
+            f"{path}: none of its {len(examples)} conversations fits into {max_tokens} tokens (the shortest has "
+            f"{shortest}); give shorter ones or a model with a longer context"
         )
     if dropped:
         logger.warning("instructions=%s dropped=%d of=%d longer_than=%d", path, dropped, len(examples), max_tokens)
@@ -90,52 +85,70 @@ def load_instructions(path: Path | str, tokenizer: Tokenizer, max_tokens: int) -
     return Instructions(fitting, dropped, digest)
 
 
-def encode_instruction(tokenizer: Tokenizer, pair: Instruction) -> Example:
-    """The token ids of a pair, and which of them are to be learned.
-
-    Prompt and response are encoded apart, because that is how they meet when the model is asked.
-    """
-    prompt = tokenizer.encode(format_prompt(pair.prompt))
-    response = tokenizer.encode(pair.response, eos=True)
-    tokens = np.array(prompt + response, dtype=np.int64)
-    return Example(tokens, np.arange(len(tokens)) >= len(prompt))
+def encode_example(tokenizer: Tokenizer, messages: Sequence[Message]) -> Example:
+    """The token ids of a conversation, and which of them are to be learned."""
+    encoded = encode_conversation(tokenizer, messages)
+    return Example(np.array(encoded.ids, dtype=np.int64), np.array(encoded.replied, dtype=np.bool_))
 
 
-def read_instructions(path: Path) -> Iterator[Instruction]:
-    """The pairs of a .jsonl file, one at a time.
+def read_instructions(path: Path) -> Iterator[list[Message]]:
+    """The conversations of a .jsonl file, one at a time.
 
     Raises:
         InputError: As :func:`load_instructions`.
     """
     if not path.is_file():
-        raise InputError(f"instructions file {path} does not exist; give a .jsonl file with prompt and response")
+        raise InputError(f"instructions file {path} does not exist; give a .jsonl file with lines of {_FORMS}")
     if path.suffix in (".gz", ".bz2", ".xz", ".zst"):
         raise InputError(f"instructions file {path} is compressed; unpack it first")
     with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             if line.strip():
-                yield _parse(line, f"{path}:{number}")
+                try:
+                    yield _parse(line)
+                except InputError as error:
+                    raise InputError(f"{path}:{number}: {error}") from error.__cause__
 
 
-def _parse(line: bytes, where: str) -> Instruction:
+def _parse(line: bytes) -> list[Message]:
     try:
         record = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise InputError(f"{where}: byte {error.start + 1} of the line is not UTF-8") from error
+        raise InputError(f"byte {error.start + 1} of the line is not UTF-8") from error
     except (json.JSONDecodeError, RecursionError) as error:
-        raise InputError(f"{where}: the line is no JSON: {error}") from error
+        raise InputError(f"the line is no JSON: {error}") from error
     if not isinstance(record, dict):
-        raise InputError(f'{where}: the line is no JSON object; it must be {{"prompt": "…", "response": "…"}}')
-    for field in FIELDS:
-        value = record.get(field)
-        if field not in record:
-            raise InputError(f"{where}: the field {field!r} is missing")
-        if not isinstance(value, str) or not value.strip():
-            raise InputError(
-                f"{where}: the field {field!r} is {json.dumps(value)[:40]}; it must be a text that is not blank"
-            )
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            raise InputError(f"{where}: character {error.start + 1} of {field!r} is half a surrogate pair") from error
-    return Instruction(record["prompt"], record["response"])
+        raise InputError(f"the line is no JSON object; it must be {_FORMS}")
+    if "messages" not in record:
+        return [Message("user", _text(record, "prompt", "")), Message("assistant", _text(record, "response", ""))]
+    said = record["messages"]
+    if not isinstance(said, list):
+        raise InputError(f"the field 'messages' is {_short(said)}; it must be a list of objects with role and content")
+    messages = []
+    for number, entry in enumerate(said, 1):
+        if not isinstance(entry, dict):
+            raise InputError(f"message {number} is {_short(entry)}; it must be an object with role and content")
+        of = f" of message {number}"
+        messages.append(Message(_text(entry, "role", of), _text(entry, "content", of)))  # type: ignore[arg-type]
+    check_conversation(messages)
+    if messages[-1].role != "assistant":
+        raise InputError("the last message is the user's; a conversation to learn from ends with the assistant's")
+    return messages
+
+
+def _text(fields: dict[str, Any], field: str, of: str) -> str:
+    """A field that must be a text, neither blank nor with half a character."""
+    if field not in fields:
+        raise InputError(f"the field {field!r}{of} is missing; a line is {_FORMS}")
+    value = fields[field]
+    if not isinstance(value, str) or not value.strip():
+        raise InputError(f"the field {field!r}{of} is {_short(value)}; it must be a text that is not blank")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"character {error.start + 1} of {field!r}{of} is half a surrogate pair") from error
+    return value
+
+
+def _short(value: Any) -> str:
+    return json.dumps(value)[:40]

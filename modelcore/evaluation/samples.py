@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from modelcore.inference import SamplingConfig, TextGenerator
-from modelcore.tokenizers.prompt import format_prompt
+from modelcore.tokenizers.chat import format_prompt, reply_text
 
 PROMPTS = (
     "I am very sorry to hear it. Is your sister quite well?",
@@ -46,7 +46,8 @@ def draw_samples(
     for prompt in prompts:
         asked = format_prompt(prompt)
         if all(model.fits(asked) for model in (pretrained, tuned)):
-            before, after = (model.complete(asked, sampling, max_tokens).text for model in (pretrained, tuned))
+            said = (model.complete(asked, sampling, max_tokens).text for model in (pretrained, tuned))
+            before, after = map(reply_text, said)
             samples.append(Sample(prompt, before, after))
     return samples
 

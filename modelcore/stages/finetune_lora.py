@@ -66,7 +66,8 @@ def finetune_lora(
 
     Args:
         checkpoint: A native model folder with its tokenizer.
-        instructions: A .jsonl file of objects with ``prompt`` and ``response``, at a path or s3:// address.
+        instructions: A .jsonl file of conversations, as :func:`modelcore.data.instructions.load_instructions` reads
+            it, at a path or s3:// address.
         out: The adapter's folder, in PEFT's format; replaced when the new one is complete.
         rank: Rank of the corrections.
         alpha: They are scaled by alpha / rank.
@@ -193,7 +194,7 @@ def reply_bytes_per_token(examples: list[Example], tokenizer: Tokenizer) -> floa
 
 def replies_ended(model: GPT, examples: list[Example], eos_id: int) -> float:
     """The share of a few prompts whose greedy reply the model ends by itself, within 64 tokens."""
-    prompts = [example.tokens[~example.loss].tolist() for example in examples[:_ENDINGS]]
+    prompts = [example.tokens[: example.loss.argmax()].tolist() for example in examples[:_ENDINGS]]  # up to the reply
     replies = generate(model, prompts, SamplingConfig(temperature=0.0), _ENDING_TOKENS, eos_id)
     return sum(reply.finish_reason == "eos" for reply in replies) / len(replies)
 

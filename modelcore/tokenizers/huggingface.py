@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from modelcore.atomic import write_json
 from modelcore.errors import InputError
+from modelcore.tokenizers.chat import chat_template
 from modelcore.tokenizers.json_tokenizer import JsonTokenizer
-from modelcore.tokenizers.prompt import CHAT_TEMPLATE
 from modelcore.tokenizers.sentencepiece_file import CONTROL, NORMAL, UNKNOWN, Piece
 from modelcore.tokenizers.sentencepiece_tokenizer import SPACE_MARK, SentencePieceTokenizer
 from modelcore.tokenizers.tokenizer import JSON_FILE, ROLES_FILE, Tokenizer
@@ -54,7 +54,7 @@ def export_huggingface(tokenizer: Tokenizer, folder: Path, context_length: int) 
         "model_input_names": ["input_ids", "attention_mask"],
         "clean_up_tokenization_spaces": False,
         **tokenizer.special_tokens(),
-        "chat_template": CHAT_TEMPLATE,
+        "chat_template": chat_template(adds_bos=tokenizer.adds_bos),
     }
     write_json(folder / ROLES_FILE, config)
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from modelcore.data.instructions import Instruction, encode_instruction, format_prompt, load_instructions
+from modelcore.data.instructions import encode_example, load_instructions
 from modelcore.errors import InputError
 from modelcore.tokenizers import Tokenizer
+from modelcore.tokenizers.chat import Message, format_prompt
 from modelcore.tokenizers.training import train_sentencepiece
 
 EXAMPLES = Path(__file__).parents[3] / "examples" / "austen"
@@ -37,17 +38,34 @@ def pair(prompt="Is he married or single?", response="Oh! single, my dear."):
     return json.dumps({"prompt": prompt, "response": response})
 
 
-def test_a_prompt_is_a_line_of_dialogue_and_the_opening_of_the_reply():
-    assert format_prompt("Are you well?") == '"Are you well?"\n\n"'
+def conversation(*contents, system=None, **fields):
+    messages = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(contents)]
+    system = [] if system is None else [{"role": "system", "content": system}]
+    return json.dumps({"messages": [*system, *messages], **fields})
 
 
 def test_an_example_is_the_prompt_the_response_and_the_end(tokenizer):
-    example = encode_instruction(tokenizer, Instruction("Are you well?", "Perfectly so."))
+    example = encode_example(tokenizer, [Message("user", "Are you well?"), Message("assistant", "Perfectly so.")])
     prompt, response = example.tokens[~example.loss], example.tokens[example.loss]
     assert prompt.tolist() == tokenizer.encode(format_prompt("Are you well?"))
-    assert response.tolist() == tokenizer.encode("Perfectly so.", eos=True)
+    assert response.tolist() == tokenizer.encode(" Perfectly so.", eos=True)
     assert example.tokens.tolist() == [*prompt, *response]
     assert (example.tokens.dtype, example.loss.dtype) == (np.int64, np.bool_)
+
+
+def test_a_conversation_is_learned_from_in_every_reply(tokenizer, write):
+    path = write(conversation("One?", "Two.", "Three?", "Four.", system="Count."))
+    (example,) = load_instructions(path, tokenizer, max_tokens=64).examples
+    assert tokenizer.decode(example.tokens) == ' Count.\n\n "One?"\n\n" Two. "Three?"\n\n" Four.'
+    assert tokenizer.decode(example.tokens[example.loss]) == " Two. Four."
+    assert (example.tokens[example.loss] == tokenizer.eos_id).sum() == 2
+
+
+def test_both_forms_of_a_line_give_the_same_example_and_messages_count_where_both_are_there(tokenizer, write):
+    path = write(pair("One?", "Two."), conversation("One?", "Two."), conversation("One?", "Two.", prompt="x", id=7))
+    examples = load_instructions(path, tokenizer, max_tokens=64).examples
+    assert len({tuple(example.tokens.tolist()) for example in examples}) == 1
+    assert len({tuple(example.loss.tolist()) for example in examples}) == 1
 
 
 def test_every_line_becomes_an_example_in_the_order_of_the_file(tokenizer, write):
@@ -56,7 +74,7 @@ def test_every_line_becomes_an_example_in_the_order_of_the_file(tokenizer, write
     )
     loaded = load_instructions(path, tokenizer, max_tokens=64)
     responses = [tokenizer.decode(example.tokens[example.loss]) for example in loaded.examples]
-    assert responses == ["Two.", "Four.", "6"]
+    assert responses == [" Two.", " Four.", " 6"]
     assert loaded.dropped == 0
     assert loaded.digest == hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -70,10 +88,10 @@ def test_pairs_that_do_not_fit_are_left_out_and_counted(tokenizer, write, caplog
 
 
 def test_an_example_of_exactly_the_length_fits(tokenizer, write):
-    length = len(encode_instruction(tokenizer, Instruction(**json.loads(pair()))).tokens)
+    length = len(load_instructions(write(pair()), tokenizer, max_tokens=64).examples[0].tokens)
     assert len(load_instructions(write(pair()), tokenizer, max_tokens=length).examples) == 1
     with pytest.raises(
-        InputError, match=rf"none of its 1 pairs fits into {length - 1} tokens \(the shortest has {length}\)"
+        InputError, match=rf"none of its 1 conversations fits into {length - 1} tokens \(the shortest has {length}\)"
     ):
         load_instructions(write(pair()), tokenizer, max_tokens=length - 1)
 
@@ -97,6 +115,16 @@ def test_the_committed_pairs_all_load(tokenizer):
         (
             r'{"prompt": "a\ud800", "response": "x"}',
             r"pairs\.jsonl:2: character 2 of 'prompt' is half a surrogate pair",
+        ),
+        ('{"messages": "Well?"}', r"pairs\.jsonl:2: the field 'messages' is \"Well\?\"; it must be a list of objects"),
+        ('{"messages": []}', r"pairs\.jsonl:2: the conversation has no message of a user"),
+        ('{"messages": ["Well?"]}', r"pairs\.jsonl:2: message 1 is \"Well\?\"; it must be an object with role and"),
+        ('{"messages": [{"role": "user"}]}', r"pairs\.jsonl:2: the field 'content' of message 1 is missing"),
+        (conversation("Well?", ""), r"pairs\.jsonl:2: the field 'content' of message 2 is \"\"; it must be a text"),
+        (conversation("One?", "Two.", "Three?"), r"pairs\.jsonl:2: the last message is the user's; a conversation to"),
+        (
+            '{"messages": [{"role": "tool", "content": "x"}]}',
+            r"pairs\.jsonl:2: message 1 has the role 'tool'; it must be system, user or assistant",
         ),
         ("[" * 100_000, r"pairs\.jsonl:2: the line is no JSON: "),
     ],

@@ -20,7 +20,7 @@ class Echo:
 
 def test_both_models_get_the_same_prompt_and_seed():
     samples = draw_samples(Echo("old"), Echo("new"), ["Hello."], seed=7, max_tokens=5)
-    asked = '"Hello."\n\n"'
+    asked = ' "Hello."\n\n"'
     assert samples == [Sample("Hello.", f"old {asked} 7 5", f"new {asked} 7 5")]
 
 

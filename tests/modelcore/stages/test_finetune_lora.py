@@ -14,7 +14,7 @@ from modelcore.inference import SamplingConfig, generate
 from modelcore.models import load_model, save_model
 from modelcore.stages.finetune_lora import finetune_lora, split_pairs
 from modelcore.tokenizers import Tokenizer
-from modelcore.tokenizers.prompt import format_prompt
+from modelcore.tokenizers.chat import format_prompt
 from modelcore.tokenizers.training import train_sentencepiece
 from modelcore.training import TrainingSettings, train
 
@@ -83,7 +83,7 @@ def test_the_tuned_model_answers_and_ends_its_answer(checkpoint, tuned):
     prompt = tokenizer.encode(format_prompt("What is the colour of snow 3?"))
     reply = generate(model, [prompt], SamplingConfig(temperature=0.0), 30, tokenizer.eos_id)[0]
     assert reply.finish_reason == "eos"
-    assert tokenizer.decode(reply.tokens).startswith("It is ")
+    assert tokenizer.decode(reply.tokens).startswith(" It is ")
     assert summary.results["replies_ended"] == 1.0
 
 
@@ -151,8 +151,8 @@ def test_only_replies_and_their_ends_are_targets(checkpoint, tmp_path):
     inputs, targets = pad(examples, tokenizer.pad_id)
     for row, (prompt, reply) in enumerate([("Hm?", "It is green."), ("What is the colour of grass?", "red")]):
         learned = targets[row] != -100
-        assert targets[row][learned].tolist() == tokenizer.encode(reply, eos=True)
-        assert tokenizer.decode(inputs[row].tolist()) == format_prompt(prompt) + reply
+        assert targets[row][learned].tolist() == tokenizer.encode(" " + reply, eos=True)
+        assert tokenizer.decode(inputs[row].tolist()) == format_prompt(prompt) + " " + reply
 
 
 def test_padding_changes_no_loss(checkpoint, tmp_path):

@@ -1,10 +1,12 @@
 from pathlib import Path
 
 import pytest
+import sentencepiece
 
 from modelcore.tokenizers import Tokenizer
 from modelcore.tokenizers.training import train_sentencepiece
 
+ORIGINALS = Path(__file__).parents[2] / "data" / "tokenizers"
 EXAMPLES = Path(__file__).parents[3] / "examples" / "austen"
 
 
@@ -25,3 +27,20 @@ def tokenizer(request, novel, tmp_path_factory) -> Tokenizer:
     folder = tmp_path_factory.mktemp(request.param)
     train_sentencepiece([novel], folder, vocab_size=1000, algorithm=request.param, seed=0)
     return Tokenizer.load(folder)
+
+
+@pytest.fixture(scope="session")
+def sentencepiece_llama():
+    return sentencepiece.SentencePieceProcessor(model_file=str(ORIGINALS / "llama" / "tokenizer.model"))
+
+
+@pytest.fixture(scope="session")
+def transformers_llama(sentencepiece_llama):
+    """transformers' class on the same vocabulary, its merges drawn from the scores by transformers' own code."""
+    from transformers import LlamaTokenizer
+    from transformers.convert_slow_tokenizer import generate_merges
+
+    size = sentencepiece_llama.get_piece_size()
+    vocabulary = {sentencepiece_llama.id_to_piece(i): i for i in range(size)}
+    scores = {piece: sentencepiece_llama.get_score(i) for piece, i in vocabulary.items()}
+    return LlamaTokenizer(vocab=vocabulary, merges=generate_merges(vocabulary, scores))

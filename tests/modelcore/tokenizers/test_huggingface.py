@@ -1,7 +1,6 @@
 import json
 import shutil
 
-import jinja2
 import pytest
 import tokenizers
 from hypothesis import given, settings
@@ -9,7 +8,6 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from modelcore.tokenizers.huggingface import export_huggingface
-from modelcore.tokenizers.prompt import format_prompt
 
 HARD = [
     "a",
@@ -117,30 +115,6 @@ def test_saving_and_loading_it_again_changes_nothing(tokenizer, theirs, tmp_path
     theirs.save_pretrained(tmp_path)
     text = "handsome,  clever\n\n▁ é <0x0A>"
     assert AutoTokenizer.from_pretrained(tmp_path).encode(text) == tokenizer.encode(text)
-
-
-@settings(max_examples=50, deadline=None)
-@given(prompt=plain_texts)
-def test_the_chat_template_asks_in_the_same_form(tokenizer, theirs, prompt):
-    messages = [{"role": "user", "content": prompt}]
-    assert theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=True) == format_prompt(prompt)
-    encoded = theirs.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
-    assert encoded["input_ids"] == tokenizer.encode(format_prompt(prompt))
-
-
-def test_the_chat_template_closes_each_reply_with_the_end_of_a_document(theirs):
-    messages = [
-        {"role": "user", "content": "Well?"},
-        {"role": "assistant", "content": "Very well."},
-        {"role": "user", "content": "Indeed?"},
-    ]
-    text = theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    assert text == '"Well?"\n\n"Very well.</s>"Indeed?"\n\n"'
-
-
-def test_the_chat_template_refuses_a_role_it_does_not_know(theirs):
-    with pytest.raises(jinja2.TemplateError, match="role 'system' is unknown to this model; use user or assistant"):
-        theirs.apply_chat_template([{"role": "system", "content": "Be brief."}], tokenize=False)
 
 
 def test_exporting_twice_gives_the_same_bytes(tokenizer, exported, tmp_path):

@@ -5,11 +5,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoTokenizer, GPT2Tokenizer, LlamaTokenizer
-from transformers.convert_slow_tokenizer import generate_merges
+from transformers import AutoTokenizer, GPT2Tokenizer
 
 from modelcore.data.encoding import encode_documents
 from modelcore.errors import InputError
@@ -53,20 +51,6 @@ def llama():
 @pytest.fixture(scope="module")
 def gpt2():
     return Tokenizer.load(ORIGINALS / "gpt2")
-
-
-@pytest.fixture(scope="module")
-def sentencepiece_llama():
-    return sentencepiece.SentencePieceProcessor(model_file=str(ORIGINALS / "llama" / "tokenizer.model"))
-
-
-@pytest.fixture(scope="module")
-def transformers_llama(sentencepiece_llama):
-    """transformers' class on the same vocabulary, its merges drawn from the scores by transformers' own code."""
-    size = sentencepiece_llama.get_piece_size()
-    vocabulary = {sentencepiece_llama.id_to_piece(i): i for i in range(size)}
-    scores = {piece: sentencepiece_llama.get_score(i) for piece, i in vocabulary.items()}
-    return LlamaTokenizer(vocab=vocabulary, merges=generate_merges(vocabulary, scores))
 
 
 @pytest.fixture(scope="module")
