@@ -1,10 +1,10 @@
-"""With the cache, the model says what it says without: same logits, for every position scheme."""
+"""With the cache, the model says what it says without: same logits and same greedy text, for every position scheme."""
 
 import pytest
 import torch
 
 from modelcore.errors import InputError
-from modelcore.gptx import GPT, GPTConfig, KVCache
+from modelcore.gptx import GPT, GPTConfig, KVCache, RopeScaling
 
 CONTEXT = 32
 TOLERANCE = {"rtol": 0, "atol": 1e-5}
@@ -12,17 +12,33 @@ TOLERANCE = {"rtol": 0, "atol": 1e-5}
 KINDS = {
     "learned": {"positions": "learned", "norm": "layernorm", "feedforward": "gelu_tanh", "norm_bias": True},
     "rope": {"positions": "rope"},
+    "rope, linear": {"rope_scaling": RopeScaling("linear", 2.0)},
+    "rope, dynamic": {"rope_scaling": RopeScaling("dynamic", 1.0, CONTEXT)},
+    "rope, llama3": {"rope_scaling": RopeScaling("llama3", 2.0, 16), "rope_theta": 50.0},
+    "rope, yarn": {"rope_scaling": RopeScaling("yarn", 2.0, 16), "rope_theta": 50.0},
     "alibi": {"positions": "alibi"},
+    "window": {"sliding_window": 7},
+    "learned, window": {"positions": "learned", "sliding_window": 7},
+    "alibi, window": {"positions": "alibi", "sliding_window": 7},
 }
+
+
+def build(**kind) -> GPT:
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(61, CONTEXT, 2, 48, 6, 2, 64, **kind)).eval()
+    for parameter in model.parameters():  # far from the small initial values, so that attention is not flat
+        torch.nn.init.normal_(parameter, std=0.2)
+    return model
 
 
 @pytest.fixture(params=KINDS)
 def model(request) -> GPT:
-    torch.manual_seed(0)
-    model = GPT(GPTConfig(61, CONTEXT, 2, 48, 6, 2, 64, **KINDS[request.param])).eval()
-    for parameter in model.parameters():  # far from the small initial values, so that attention is not flat
-        torch.nn.init.normal_(parameter, std=0.2)
-    return model
+    return build(**KINDS[request.param])
+
+
+@pytest.fixture
+def windowed() -> GPT:
+    return build(sliding_window=7)
 
 
 @pytest.fixture
@@ -31,9 +47,9 @@ def tokens() -> torch.Tensor:
 
 
 @torch.no_grad()
-def read(model: GPT, tokens: torch.Tensor, chunks: list[int]) -> torch.Tensor:
+def read(model: GPT, tokens: torch.Tensor, chunks: list[int], **options) -> torch.Tensor:
     """The logits of ``tokens``, read through a cache in pieces of the sizes given."""
-    cache = KVCache(model.config, len(tokens))
+    cache = KVCache(model.config, len(tokens), **options)
     logits = []
     for chunk in tokens.split(chunks, dim=1):
         logits.append(model(chunk, cache))
@@ -45,8 +61,22 @@ def read(model: GPT, tokens: torch.Tensor, chunks: list[int]) -> torch.Tensor:
 @pytest.mark.parametrize(
     "chunks", [[CONTEXT], [1] * CONTEXT, [20] + [1] * 12, [7, 1, 16, 3, 5]], ids=["whole", "single", "prefill", "mixed"]
 )
-def test_cached_logits_equal_uncached_however_the_text_is_cut(model, tokens, chunks):
-    torch.testing.assert_close(read(model, tokens, chunks), model(tokens), **TOLERANCE)
+@pytest.mark.parametrize("rewind", [0, 2, 16])
+def test_cached_logits_equal_uncached_however_the_text_is_cut(model, tokens, chunks, rewind):
+    torch.testing.assert_close(read(model, tokens, chunks, rewind=rewind), model(tokens), **TOLERANCE)
+
+
+@torch.no_grad()
+def test_greedy_text_with_the_cache_is_that_without_up_to_the_last_token_of_the_context(model, tokens):
+    text = tokens[:, :3]
+    while text.shape[1] < CONTEXT:
+        text = torch.cat((text, model(text)[:, -1:].argmax(-1)), dim=1)
+    cache, cached, new = KVCache(model.config, 3), tokens[:, :3], tokens[:, :3]
+    while cached.shape[1] < CONTEXT:
+        new, time = model(new, cache)[:, -1:].argmax(-1), new.shape[1]
+        cache.advance(time)
+        cached = torch.cat((cached, new), dim=1)
+    assert torch.equal(cached, text)
 
 
 @torch.no_grad()
@@ -72,8 +102,9 @@ def test_rows_of_unequal_length_do_not_disturb_each_other(model, tokens):
 
 
 @torch.no_grad()
-def test_rows_that_leave_take_nothing_with_them(model, tokens):
-    cache = KVCache(model.config, 3)
+@pytest.mark.parametrize("rewind", [0, 16])
+def test_rows_that_leave_take_nothing_with_them(model, tokens, rewind):
+    cache = KVCache(model.config, 3, rewind=rewind)
     model(tokens[:, :12], cache)
     cache.advance([12, 5, 8])
     cache.keep([2, 1])
@@ -143,10 +174,80 @@ def test_a_cache_the_model_cannot_fill_is_refused(model, length):
         KVCache(model.config, 1, length)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rewind": -1}, "rewind is -1; it must be a number of tokens, 0 or more"),
+        ({"dtype": torch.int32}, "a cache cannot be kept in torch.int32; choose a floating-point type or torch.int8"),
+    ],
+)
+def test_a_cache_of_another_kind_is_refused(windowed, options, message):
+    with pytest.raises(InputError, match=message):
+        KVCache(windowed.config, 1, **options)
+
+
+def test_only_a_window_makes_a_ring_and_it_has_no_more_slots_than_needed(windowed):
+    assert KVCache(build().config, 1).slots == CONTEXT
+    assert KVCache(windowed.config, 1, rewind=0).slots == 7
+    assert KVCache(windowed.config, 1, rewind=4).slots == 11
+    assert KVCache(windowed.config, 1, 9, rewind=4).slots == 9
+    assert KVCache(windowed.config, 5, rewind=0).nbytes == 2 * 2 * (5 * 2 * 7 * 8) * 4  # layers, keys and values
+
+
+@torch.no_grad()
+def test_nothing_is_allocated_for_the_slots_after_the_cache_is_made(windowed, tokens):
+    cache = KVCache(windowed.config, 3, rewind=2)
+    places = [storage.data.data_ptr() for storage in (*cache.keys, *cache.values)]
+    for chunk in tokens.split([20, 1, 1, 5, 5], dim=1):
+        windowed(chunk, cache)
+        cache.advance(chunk.shape[1])
+    cache.rewind([30, 31, 32])
+    assert [storage.data.data_ptr() for storage in (*cache.keys, *cache.values)] == places
+
+
+@torch.no_grad()
+def test_a_ring_takes_back_a_rejected_draft_and_refuses_what_it_has_overwritten(windowed, tokens):
+    cache = KVCache(windowed.config, 3, rewind=4)
+    for chunk in tokens[:, :25].split([20, 5], dim=1):
+        windowed(chunk, cache)
+        cache.advance(chunk.shape[1])
+    with pytest.raises(InputError) as error:
+        cache.rewind([25, 19, 25])
+    assert str(error.value) == (
+        "a row written to token 25 cannot be rewound to 19: the ring for the sliding window has room to take 5 back; "
+        "make the cache with a larger rewind"
+    )
+    assert cache.lengths.tolist() == [25, 25, 25]
+    cache.rewind([20, 25, 22])
+    following = tokens[:, 27:29]
+    logits = windowed(following, cache)
+    for row, length in enumerate([20, 25, 22]):
+        alone = torch.cat((tokens[row, :length], following[row]))[None]
+        torch.testing.assert_close(logits[row], windowed(alone)[0, -2:], **TOLERANCE)
+
+
 @torch.no_grad()
 def test_a_cache_of_half_precision_stays_close(model, tokens):
     cache = KVCache(model.config, 3, dtype=torch.bfloat16)
-    logits = model(tokens[:, :20], cache)
+    model(tokens[:, :10], cache)
+    cache.advance(10)
+    logits = model(tokens[:, 10:20], cache)
     assert cache.keys[0].data.dtype == torch.bfloat16
     assert logits.dtype == torch.float32
-    torch.testing.assert_close(logits, model(tokens[:, :20]), rtol=0.05, atol=0.25)
+    torch.testing.assert_close(logits, model(tokens[:, :20])[:, 10:], rtol=0.05, atol=0.25)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["learned", "rope", "alibi", "window"])
+def test_an_int8_cache_moves_the_logits_by_a_fortieth_of_their_spread(kind):
+    """Root mean square, matrices of standard deviation 0.1: measured 1.6 to 1.8 %, and 0.6 % with a bf16 cache."""
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(512, 128, 4, 128, 4, 2, 352, **KINDS[kind])).eval()
+    for parameter in model.parameters():
+        if parameter.dim() == 2:
+            torch.nn.init.normal_(parameter, std=0.1)
+    tokens = torch.randint(512, (2, 128))
+    exact = model(tokens)
+    logits = read(model, tokens, [64, 40] + [1] * 24, dtype=torch.int8)
+    error = (logits - exact).square().mean().sqrt() / exact.std()
+    assert 0 < error <= 0.025
