@@ -1,4 +1,4 @@
-"""The decoder-only transformer: one architecture, of which GPT-2 and Llama are configurations."""
+"""The decoder-only transformer: one architecture, of which GPT-2, Llama, Mistral, BLOOM and MPT are configurations."""
 
 from modelcore.gptx.config import GPTConfig
 from modelcore.gptx.kv_cache import KVCache

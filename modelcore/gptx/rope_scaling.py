@@ -33,6 +33,11 @@ _FIELDS: dict[str, tuple[str, ...]] = {
 class RopeScaling:
     """How RoPE is stretched.
 
+    With ``dynamic``, a text longer than ``original_context`` has the angles of the length that a pass reaches, that of
+    the batch's longest row; keys that are in a cache keep the angles of the pass that wrote them, as in Hugging Face's
+    models. So a long text read in pieces differs a little from the same one read at once. With all other kinds the two
+    are equal.
+
     Attributes:
         kind: ``linear`` divides every angle by ``factor``. ``dynamic`` leaves texts of up to ``original_context``
             tokens alone and enlarges RoPE's base for longer ones, the more the longer they are. ``llama3`` divides the
