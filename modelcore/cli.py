@@ -120,6 +120,7 @@ def _add_train_tokenizer(commands: Commands) -> None:
             vocab_size=options.vocab_size,
             algorithm=options.algorithm,
             seed=options.seed,
+            user_symbols=options.user_symbols,
         )
         return _done(options.out, result.results)
 
@@ -128,7 +129,8 @@ def _add_train_tokenizer(commands: Commands) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for tokenizer.model and its Hugging Face form")
     parser.add_argument("--vocab-size", type=int, default=2048, help="number of tokens")
     parser.add_argument("--algorithm", choices=("unigram", "bpe"), default="unigram", help="SentencePiece's algorithm")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the sentence sampling on large corpora")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the passages drawn from a large corpus")
+    parser.add_argument("--user-symbols", default="", help="texts to keep whole as one token each, spaces between")
 
 
 def _add_tokenize(commands: Commands) -> None:

@@ -26,6 +26,7 @@ def gpt_pipeline(
     max_bad_fraction: float = 0.05,
     vocab_size: int = 2048,
     tokenizer_algorithm: str = "unigram",
+    user_symbols: str = "",
     preset: str = "llama-nano",
     steps: int = 0,
     batch_size: int = 0,
@@ -52,6 +53,7 @@ def gpt_pipeline(
         max_bad_fraction: Largest share of bad documents to go on with.
         vocab_size: Tokens in the vocabulary.
         tokenizer_algorithm: unigram or bpe.
+        user_symbols: Texts that the tokenizer keeps whole as one token each, with a space between.
         preset: Training recipe: llama-nano, gpt2-nano, gpt2-small, tinyllama-1.1b.
         steps: Pretraining steps; 0: the recipe's.
         batch_size: Sequences of one pretraining step; 0: the recipe's.
@@ -77,7 +79,11 @@ def gpt_pipeline(
         max_bad_fraction=max_bad_fraction,
     ).set_caching_options(False)
     tokenizer = train_tokenizer(
-        corpus=validated.outputs["train_corpus"], vocab_size=vocab_size, algorithm=tokenizer_algorithm, seed=seed
+        corpus=validated.outputs["train_corpus"],
+        vocab_size=vocab_size,
+        algorithm=tokenizer_algorithm,
+        seed=seed,
+        user_symbols=user_symbols,
     ).set_caching_options(False)
     tokenized = tokenize_corpus(
         corpus=validated.outputs["train_corpus"],

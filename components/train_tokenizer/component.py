@@ -13,6 +13,7 @@ def train_tokenizer(
     vocab_size: int,
     algorithm: str,
     seed: int,
+    user_symbols: str,
 ) -> None:
     """Trains a SentencePiece tokenizer on the clean corpus.
 
@@ -22,7 +23,8 @@ def train_tokenizer(
         summary: What the stage tells about itself (JSON).
         vocab_size: Number of tokens, specials and byte tokens included.
         algorithm: unigram or bpe.
-        seed: Seed of the sentence sampling on large corpora.
+        seed: Seed of the passages drawn from a large corpus.
+        user_symbols: Texts to keep whole as one token each, with a space between; empty: none.
     """
     from modelcore.stages.train_tokenizer import train_tokenizer
 
@@ -32,5 +34,6 @@ def train_tokenizer(
         vocab_size=vocab_size,
         algorithm=algorithm,
         seed=seed,
+        user_symbols=user_symbols,
         summary=summary.path,
     )

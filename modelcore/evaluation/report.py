@@ -241,6 +241,10 @@ def _tokenizer(facts: RunFacts) -> str:
     picture = charts.svg(charts.token_lengths(lengths), "lengths", "Number of the tokenizer's pieces by length")
     size, ratio = facts.result("train_tokenizer", "vocab_size"), facts.result("tokenize_corpus", "bytes_per_token")
     told = f"<p>{size:,} tokens in the vocabulary; one stands for {ratio:.2f} bytes on average.</p>" if ratio else ""
+    used, of = (facts.result("train_tokenizer", name) for name in ("sampled_bytes", "corpus_bytes"))
+    if used and used < of:
+        drawn = _text(facts.result("train_tokenizer", "sampling"))
+        told += f"<p>Fitted to {used / 1e6:,.1f} MB of {of / 1e6:,.1f} MB of text: {drawn}.</p>"
     return _section("The tokenizer", told, _figure(picture, "How long the vocabulary's pieces are."))
 
 

@@ -33,6 +33,7 @@ def train_tokenizer(
     vocab_size: int = DEFAULT_VOCAB_SIZE,
     algorithm: Algorithm = DEFAULT_ALGORITHM,
     seed: int = DEFAULT_SEED,
+    user_symbols: str = "",
     summary: Path | None = None,
 ) -> StageSummary:
     """Fits a SentencePiece vocabulary to a corpus.
@@ -41,27 +42,28 @@ def train_tokenizer(
         corpus: Folder of .txt, .jsonl or .parquet files, as validate_data leaves it.
         out: Folder to write: ``tokenizer.model``, the Hugging Face files ``tokenizer.json`` and
             ``tokenizer_config.json``, and ``report.json``.
-        vocab_size: Number of token ids, 4 special ones and 256 bytes included.
+        vocab_size: Number of token ids, 4 special ones, the user symbols and 256 bytes included.
         algorithm: ``unigram`` or ``bpe``.
         seed: Decides which passages are drawn where the corpus is larger than the training takes.
+        user_symbols: Texts to keep whole as one token each, with a space between; "": none.
         summary: Where to write the stage's summary.
 
     Returns:
         The summary: ``vocab_size``, ``bytes_per_token`` on the corpus (of a large one, on its first part),
-        ``corpus_bytes``, ``sampled_bytes``, ``training_seconds`` and ``digest``; the series ``token_lengths`` counts
-        the pieces of each length in characters.
+        ``corpus_bytes``, ``sampled_bytes``, ``sampling`` (how the sample was drawn, in words), ``training_seconds`` and
+        ``digest``; the series ``token_lengths`` counts the pieces of each length in characters.
 
     Raises:
         InputError: If the corpus holds no text, the vocabulary does not fit it, or an argument is out of range.
     """
     corpus, out = Path(corpus), Path(out)
-    parameters = {"vocab_size": vocab_size, "algorithm": algorithm, "seed": seed}
+    parameters = {"vocab_size": vocab_size, "algorithm": algorithm, "seed": seed, "user_symbols": user_symbols}
     with Stage("train_tokenizer", {**parameters}, outputs={out: TOKENIZER}, summary=summary) as stage:
         if algorithm not in get_args(Algorithm):
             raise InputError(f"algorithm is {algorithm!r}; it must be one of: {', '.join(get_args(Algorithm))}")
         if not stage.restore({"tokenizer": out}, inputs=[corpus]):
             with atomic_directory(out) as folder:
-                _train(stage, corpus, folder, vocab_size, algorithm, seed)
+                _train(stage, corpus, folder, vocab_size, algorithm, seed, user_symbols)
             stage.keep({"tokenizer": out})
         if stage.run.run_id is not None:
             from modelcore.charts import token_lengths
@@ -71,13 +73,22 @@ def train_tokenizer(
     return stage.summary
 
 
-def _train(stage: Stage, corpus: Path, folder: Path, vocab_size: int, algorithm: Algorithm, seed: int) -> None:
+def _train(
+    stage: Stage, corpus: Path, folder: Path, vocab_size: int, algorithm: Algorithm, seed: int, user_symbols: str
+) -> None:
     from modelcore.data.sources import read_texts
     from modelcore.tokenizers.huggingface import export_huggingface
     from modelcore.tokenizers.training import MAX_SAMPLE_BYTES, train_sentencepiece
 
     started = time.perf_counter()
-    training = train_sentencepiece(read_texts(corpus), folder, vocab_size=vocab_size, algorithm=algorithm, seed=seed)
+    training = train_sentencepiece(
+        read_texts(corpus),
+        folder,
+        vocab_size=vocab_size,
+        algorithm=algorithm,
+        seed=seed,
+        user_symbols=[symbol for symbol in user_symbols.split(" ") if symbol],
+    )
     seconds = time.perf_counter() - started
     tokenizer = SentencePieceTokenizer(folder / SENTENCEPIECE_FILE)
     export_huggingface(tokenizer, folder, context_length=_NO_LENGTH_LIMIT)
@@ -88,10 +99,14 @@ def _train(stage: Stage, corpus: Path, folder: Path, vocab_size: int, algorithm:
         bytes_per_token=_bytes_per_token(tokenizer, read_texts(corpus), MAX_SAMPLE_BYTES),
         corpus_bytes=training.corpus_bytes,
         sampled_bytes=training.sampled_bytes,
+        sampling=training.sampling,
         digest=tokenizer.digest,
     )
     # Without the time it took: the same corpus gives the same folder, so later stages find their cached results.
-    write_json(folder / "report.json", {"algorithm": algorithm, "seed": seed, **stage.results, **stage.series})
+    write_json(
+        folder / "report.json",
+        {"algorithm": algorithm, "seed": seed, "user_symbols": tokenizer.user_symbols, **stage.results, **stage.series},
+    )
     stage.results["training_seconds"] = round(seconds, 2)
 
 

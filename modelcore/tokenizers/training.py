@@ -12,7 +12,7 @@ import heapq
 import random
 import re
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -31,7 +31,8 @@ It bounds the memory: text without any spaces, the worst case, takes unigram som
 
 _NO_TEXT = len(SPECIAL_PIECES) + 256  # ids that stand for no text or for a byte
 
-_PASSAGE = 4096  # characters: the unit of sampling, and of what SentencePiece calls a sentence
+PASSAGE_CHARACTERS = 4096
+"""Longest passage: the unit of sampling, and of what SentencePiece calls a sentence."""
 
 # A unigram score is rounded to a multiple of this, so that the scores of a word (at most 2 * LONGEST_WORD characters,
 # each worth more than -32) add up without rounding in 32-bit floats, in any order. Then pieces that tie, tie for
@@ -47,14 +48,36 @@ class SentencePieceTraining:
         corpus_bytes: UTF-8 bytes of the texts.
         sampled_bytes: UTF-8 bytes that the vocabulary was fitted to; fewer where the corpus exceeds
             ``MAX_SAMPLE_BYTES``.
+        corpus_passages: Passages of at most ``PASSAGE_CHARACTERS`` that the texts were cut into.
+        sampled_passages: Those that the vocabulary was fitted to.
+        seed: Decided which.
     """
 
     corpus_bytes: int
     sampled_bytes: int
+    corpus_passages: int
+    sampled_passages: int
+    seed: int
+
+    @property
+    def sampling(self) -> str:
+        """How the sample was drawn, in words."""
+        if self.sampled_passages == self.corpus_passages:
+            return f"none: the corpus has no more than the {MAX_SAMPLE_BYTES:,} bytes that are used"
+        return (
+            f"{self.sampled_passages:,} of {self.corpus_passages:,} passages of up to {PASSAGE_CHARACTERS:,} "
+            f"characters, drawn from the whole corpus with equal chances (seed {self.seed})"
+        )
 
 
 def train_sentencepiece(
-    texts: Iterable[str], out: Path, *, vocab_size: int, algorithm: Algorithm, seed: int
+    texts: Iterable[str],
+    out: Path,
+    *,
+    vocab_size: int,
+    algorithm: Algorithm,
+    seed: int,
+    user_symbols: Sequence[str] = (),
 ) -> SentencePieceTraining:
     """Fits a vocabulary to texts and writes it as ``tokenizer.model``.
 
@@ -63,15 +86,19 @@ def train_sentencepiece(
     Args:
         texts: The corpus, read once; it may be larger than memory.
         out: An existing folder to write into.
-        vocab_size: Number of ids: 4 special ones, 256 bytes, the characters, and pieces of several characters.
+        vocab_size: Number of ids: 4 special ones, the user symbols, 256 bytes, the characters, and pieces of several
+            characters.
         algorithm: ``unigram`` (Kudo, 2018) or ``bpe`` (Sennrich et al., 2016).
         seed: Decides which passages are drawn from a corpus larger than ``MAX_SAMPLE_BYTES``.
+        user_symbols: Texts that are one token each, wherever they stand; of several that begin at one place, the
+            longest.
 
     Raises:
-        InputError: If there is no text, or the vocabulary is too small or too large for it.
+        InputError: If there is no text, the vocabulary is too small or too large for it, or a symbol cannot be one.
     """
     from sentencepiece import SentencePieceTrainer
 
+    _check_symbols(user_symbols)
     passages, training = _sample(texts, seed)
     model = BytesIO()
     try:
@@ -79,18 +106,21 @@ def train_sentencepiece(
             sentence_iterator=iter(passages),
             model_writer=model,
             model_type=algorithm,
-            vocab_size=max(vocab_size, _NO_TEXT),  # so that SentencePiece itself counts what is needed at least
+            vocab_size=max(
+                vocab_size, _NO_TEXT + len(user_symbols)
+            ),  # so that SentencePiece itself counts what is needed at least
             unk_id=UNK_ID,
             bos_id=BOS_ID,
             eos_id=EOS_ID,
             pad_id=PAD_ID,
+            user_defined_symbols=list(user_symbols),
             byte_fallback=True,
             normalization_rule_name="identity",
             add_dummy_prefix=False,
             remove_extra_whitespaces=False,
             split_by_unicode_script=False,
             allow_whitespace_only_pieces=True,
-            max_sentence_length=4 * _PASSAGE,
+            max_sentence_length=4 * PASSAGE_CHARACTERS,
             num_threads=1,  # unigram's sums depend, in their last bits, on how they are divided among threads
             minloglevel=2,
         )
@@ -101,6 +131,19 @@ def train_sentencepiece(
     return training
 
 
+def _check_symbols(symbols: Sequence[str]) -> None:
+    for symbol in symbols:
+        if not symbol or re.search(f"[ \0{SPACE_MARK}\ud800-\udfff]", symbol):
+            reason = "it must hold a character, and no space, NUL, U+2581 or half of a surrogate pair"
+        elif symbol in SPECIAL_PIECES or re.fullmatch("<0x[0-9A-F]{2}>", symbol):
+            reason = "a special or byte piece has this name"
+        elif symbols.count(symbol) > 1:
+            reason = "it is given twice"
+        else:
+            continue
+        raise InputError(f"{symbol!a} cannot be a user symbol: {reason}")
+
+
 def _sample(texts: Iterable[str], seed: int) -> tuple[list[str], SentencePieceTraining]:
     """Passages of the texts in their order: all, or at most ``MAX_SAMPLE_BYTES`` drawn with equal chances.
 
@@ -108,8 +151,8 @@ def _sample(texts: Iterable[str], seed: int) -> tuple[list[str], SentencePieceTr
     """
     rng = random.Random(seed)
     kept: list[tuple[float, int, str, int]] = []  # a heap, the largest number drawn first
-    corpus_bytes = sampled_bytes = 0
-    for number, passage in enumerate(part for text in texts for part in _passages(text)):
+    number = corpus_bytes = sampled_bytes = 0
+    for number, passage in enumerate((part for text in texts for part in _passages(text)), 1):
         size = len(passage.encode())
         corpus_bytes += size
         sampled_bytes += size
@@ -117,7 +160,7 @@ def _sample(texts: Iterable[str], seed: int) -> tuple[list[str], SentencePieceTr
         while sampled_bytes > MAX_SAMPLE_BYTES:
             sampled_bytes -= heapq.heappop(kept)[3]
     passages = [passage for _, _, passage, _ in sorted(kept, key=lambda entry: entry[1])]
-    return passages, SentencePieceTraining(corpus_bytes, sampled_bytes)
+    return passages, SentencePieceTraining(corpus_bytes, sampled_bytes, number, len(passages), seed)
 
 
 def _passages(text: str) -> Iterator[str]:
@@ -128,7 +171,7 @@ def _passages(text: str) -> Iterator[str]:
     for part in re.split(f"[\0{SPACE_MARK}]", text):
         start = 0
         while start < len(part):
-            end = start + _PASSAGE
+            end = start + PASSAGE_CHARACTERS
             if end < len(part):
                 space = part.rfind(" ", start + 1, end)
                 end = space if space > 0 else end
@@ -155,7 +198,7 @@ def _readable(error: RuntimeError, vocab_size: int) -> Exception:
         )
     if least := re.search(r"required_chars\. \d+ vs (\d+)", str(error)):
         return InputError(
-            f"vocab_size {vocab_size} is too small: special ids, 256 bytes and this corpus's characters need at least "
-            f"{least[1]}"
+            f"vocab_size {vocab_size} is too small: special ids, user symbols, 256 bytes and this corpus's characters "
+            f"need at least {least[1]}"
         )
     return error

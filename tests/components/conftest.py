@@ -21,7 +21,7 @@ class Artifact:
 
 PARAMETERS = {
     "validate_data": {"heldout": "", "text_field": "text", "heldout_fraction": 0.1, "max_bad_fraction": 0.5},
-    "train_tokenizer": {"vocab_size": 320, "algorithm": "unigram", "seed": 0},
+    "train_tokenizer": {"vocab_size": 320, "algorithm": "unigram", "seed": 0, "user_symbols": ""},
     "tokenize_corpus": {},
     "pretrain": {
         "preset": "llama-nano",

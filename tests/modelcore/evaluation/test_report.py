@@ -28,7 +28,7 @@ def summaries() -> list[StageSummary]:
             230.0,
             True,
             {"vocab_size": 2048},
-            {"vocab_size": 2048},
+            {"vocab_size": 2048, "corpus_bytes": 9_000_000, "sampled_bytes": 4_000_000, "sampling": "7 of 9 passages"},
             {"token_lengths": {"length": [1, 2], "count": [5, 9]}},
         ),
         StageSummary("tokenize_corpus", 4.9, 120.0, False, {}, {"bytes_per_token": 3.3}),
@@ -111,6 +111,10 @@ class Page(html.parser.HTMLParser):
 @pytest.fixture(scope="module")
 def page() -> Page:
     return Page(render_report(summaries(), run_folder="runs/monday/"))
+
+
+def test_the_page_tells_how_much_of_a_large_corpus_the_tokenizer_saw():
+    assert "Fitted to 4.0 MB of 9.0 MB of text: 7 of 9 passages." in render_report(summaries())
 
 
 def test_the_page_is_well_formed_and_loads_nothing(page):

@@ -42,6 +42,20 @@ def test_bytes_per_token_is_that_of_the_corpus(corpus, tmp_path):
     tokens = Tokenizer.load(tmp_path / "out").encode(text)
     assert summary.results["bytes_per_token"] == pytest.approx(len(text.encode()) / len(tokens), abs=1e-4)
     assert summary.results["corpus_bytes"] == summary.results["sampled_bytes"] == len(text.encode())
+    assert summary.results["sampling"].startswith("none: the corpus has no more than")
+
+
+def test_of_a_large_corpus_the_report_tells_how_much_was_used_and_how_it_was_drawn(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr("modelcore.tokenizers.training.MAX_SAMPLE_BYTES", 30_000)
+    summary = train_tokenizer(corpus=corpus, out=tmp_path / "out", vocab_size=400, algorithm="bpe", seed=3)
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["corpus_bytes"] == summary.results["corpus_bytes"] > 59_000
+    assert 20_000 < report["sampled_bytes"] <= 30_000
+    assert report["sampling"] == summary.results["sampling"]
+    assert (
+        "passages of up to 4,096 characters, drawn from the whole corpus with equal chances (seed 3)"
+        in report["sampling"]
+    )
 
 
 def test_token_lengths_count_every_piece_but_bytes_and_special_ones(corpus, tmp_path):

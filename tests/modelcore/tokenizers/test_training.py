@@ -1,4 +1,6 @@
 import itertools
+import subprocess
+import sys
 
 import pytest
 
@@ -45,6 +47,53 @@ def test_no_more_than_the_sample_is_held_while_the_corpus_streams_by(monkeypatch
     passages, report = training._sample(texts, seed=0)
     assert report.corpus_bytes == 2_000_000
     assert sum(map(len, passages)) == report.sampled_bytes <= 100_000
+
+
+# A corpus of so many MB, given document by document; prints the peak of resident memory in KiB, and how much was used.
+_MEASURED = """
+import random, resource, sys
+from pathlib import Path
+from modelcore.tokenizers.training import train_sentencepiece
+
+def texts(megabytes):
+    rng = random.Random(0)
+    words = ["".join(rng.choices("etaoinshrdlu", k=rng.randint(1, 9))) for _ in range(20_000)]
+    documents = [" ".join(rng.choices(words, k=170_000))[:1_000_000] for _ in range(5)]
+    for number in range(megabytes):
+        yield documents[number % 5]
+
+corpus = texts(int(sys.argv[1]))
+report = train_sentencepiece(corpus, Path(sys.argv[3]), vocab_size=600, algorithm=sys.argv[2], seed=0)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(report.corpus_bytes, report.sampled_bytes)
+"""
+
+
+@pytest.mark.slow
+@both
+def test_memory_does_not_grow_with_the_corpus(tmp_path, algorithm):
+    def measure(megabytes):
+        command = [sys.executable, "-c", _MEASURED, str(megabytes), algorithm, str(tmp_path)]
+        peak, *counts = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+        return int(peak), tuple(map(int, counts))
+
+    (small, few), (large, many) = measure(5), measure(200)
+    assert (few[0], many[0]) == (5_000_000, 200_000_000)
+    assert min(few[1], many[1]) > 0.98 * training.MAX_SAMPLE_BYTES
+    # 195 MB more text; what is left is the noise of the allocator.
+    assert large - small < 10 * 1024
+
+
+def test_how_the_sample_was_drawn_is_told(monkeypatch):
+    report = training._sample(["word " * 1000], seed=3)[1]
+    assert report.sampling == "none: the corpus has no more than the 4,194,304 bytes that are used"
+    monkeypatch.setattr(training, "MAX_SAMPLE_BYTES", 100_000)
+    passages, report = training._sample(itertools.repeat("word " * 1000, 400), seed=3)
+    assert (report.corpus_passages, report.sampled_passages) == (800, len(passages))
+    assert report.sampling == (
+        f"{len(passages)} of 800 passages of up to 4,096 characters, "
+        "drawn from the whole corpus with equal chances (seed 3)"
+    )
 
 
 def test_passages_lose_nothing_of_a_text_with_lines_of_any_length(novel):
