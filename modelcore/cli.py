@@ -192,7 +192,14 @@ def _add_finetune(commands: Commands) -> None:
             out=options.out,
             rank=options.rank,
             alpha=options.alpha,
+            dropout=options.dropout,
+            target_modules=options.target_modules,
+            rslora=options.rslora,
+            dora=options.dora,
+            quantize=options.quantize,
             steps=options.steps,
+            batch_size=options.batch_size,
+            micro_batch_size=options.micro_batch_size,
             learning_rate=options.learning_rate,
             seed=options.seed,
         )
@@ -206,7 +213,20 @@ def _add_finetune(commands: Commands) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the adapter, in PEFT's format")
     parser.add_argument("--rank", type=int, default=8, help="rank of the adapter's matrices")
     parser.add_argument("--alpha", type=float, default=16.0, help="the update is multiplied by alpha / rank")
+    parser.add_argument("--dropout", type=float, default=0.0, help="share of the update's inputs dropped in training")
+    parser.add_argument(
+        "--target-modules", default="", help="layers to adapt, such as q_proj,v_proj; empty: every linear one"
+    )
+    parser.add_argument("--rslora", action="store_true", help="multiply by alpha / sqrt(rank) instead (rsLoRA)")
+    parser.add_argument("--dora", action="store_true", help="learn lengths of rows apart from directions (DoRA)")
+    parser.add_argument(
+        "--quantize", choices=("none", "int8", "nf4"), default="none", help="bits that the frozen layers are held in"
+    )
     parser.add_argument("--steps", type=int, default=120, help="optimizer steps")
+    parser.add_argument("--batch-size", type=int, default=16, help="pairs of a step")
+    parser.add_argument(
+        "--micro-batch-size", type=int, default=0, help="pairs at once, for less memory; 0: the whole batch"
+    )
     parser.add_argument("--learning-rate", type=float, default=2e-3, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=0, help="seed of the adapter and of the order of samples")
 

@@ -37,6 +37,8 @@ def gpt_pipeline(
     checkpoint_uri: str = "",
     lora_rank: int = 8,
     lora_alpha: float = 16.0,
+    lora_quantize: str = "none",
+    lora_micro_batch_size: int = 0,
     lora_steps: int = 120,
     lora_learning_rate: float = 2e-3,
     model_name: str = "aic-gpt",
@@ -64,6 +66,8 @@ def gpt_pipeline(
         checkpoint_uri: Path or s3:// prefix where pretraining keeps its checkpoints for resuming.
         lora_rank: Rank of the LoRA adapter.
         lora_alpha: Scale of the LoRA adapter.
+        lora_quantize: What the frozen layers are held in while LoRA tunes: none, int8 or nf4, for less memory.
+        lora_micro_batch_size: Pairs at once in LoRA tuning, for less memory; 0: the whole batch.
         lora_steps: Steps of LoRA tuning.
         lora_learning_rate: Peak learning rate of LoRA tuning.
         model_name: Name in the model registry.
@@ -106,6 +110,8 @@ def gpt_pipeline(
         instructions=instructions,
         rank=lora_rank,
         alpha=lora_alpha,
+        quantize=lora_quantize,
+        micro_batch_size=lora_micro_batch_size,
         steps=lora_steps,
         learning_rate=lora_learning_rate,
         seed=seed,

@@ -14,6 +14,8 @@ def finetune_lora(
     instructions: str,
     rank: int,
     alpha: float,
+    quantize: str,
+    micro_batch_size: int,
     steps: int,
     learning_rate: float,
     seed: int,
@@ -28,6 +30,8 @@ def finetune_lora(
         instructions: A .jsonl file or s3:// object of lines with the field messages, or prompt and response.
         rank: Rank of the adapter's matrices.
         alpha: Scale of the adapter: its update is multiplied by alpha / rank.
+        quantize: What the frozen layers are held in: none, int8 or nf4.
+        micro_batch_size: Pairs that go through the model at once, for less memory; 0: a whole batch.
         steps: Optimizer steps.
         learning_rate: Peak learning rate.
         seed: Seed of the adapter's weights and of the order of samples.
@@ -40,6 +44,8 @@ def finetune_lora(
         out=adapter.path,
         rank=rank,
         alpha=alpha,
+        quantize=quantize,
+        micro_batch_size=micro_batch_size,
         steps=steps,
         learning_rate=learning_rate,
         seed=seed,

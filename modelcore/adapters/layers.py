@@ -105,6 +105,11 @@ class LoRALinear(nn.Module):
         self.magnitude = nn.ParameterList(self._corrected_norms() if config.dora else ())
         self.dropout = nn.Dropout(config.dropout)
 
+    @property
+    def out_features(self) -> int:
+        """Width of the output, as a plain linear layer has it."""
+        return self.base.out_features
+
     def forward(self, x: Tensor) -> Tensor:
         """Maps (…, inputs) to (…, outputs) in the base layer's dtype; the correction is computed in fp32."""
         return self.corrected(x, self.base(x))
@@ -129,9 +134,8 @@ class LoRALinear(nn.Module):
             if gain is not None:
                 change = gain * change + (gain - 1) * product[..., part.start : end]
             slices.append(change)
-        outputs = self.base.out_features
-        if end < outputs:
-            slices.append(h.new_zeros(*h.shape[:-1], outputs - end))
+        if end < self.out_features:
+            slices.append(h.new_zeros(*h.shape[:-1], self.out_features - end))
         delta = torch.cat(slices, dim=-1) if len(slices) > 1 else slices[0]  # (…, outputs)
         return y + delta.to(y.dtype)
 

@@ -17,6 +17,7 @@ from modelcore.errors import InputError
 from modelcore.gptx import GPT
 from modelcore.inference import SamplingConfig, generate
 from modelcore.models import load_model, tokenizer_path
+from modelcore.quantization import Quantization, quantize_model
 from modelcore.stages.outputs import Output
 from modelcore.stages.stage import Stage, StageSummary
 from modelcore.storage import localize
@@ -53,8 +54,12 @@ def finetune_lora(
     alpha: float = DEFAULT_ALPHA,
     dropout: float = DEFAULT_DROPOUT,
     target_modules: str = "",
+    rslora: bool = False,
+    dora: bool = False,
+    quantize: Quantization = "none",
     steps: int = DEFAULT_STEPS,
     batch_size: int = DEFAULT_BATCH_SIZE,
+    micro_batch_size: int = 0,
     learning_rate: float = DEFAULT_LEARNING_RATE,
     seed: int = 0,
     summary: Path | None = None,
@@ -70,12 +75,18 @@ def finetune_lora(
             it, at a path or s3:// address.
         out: The adapter's folder, in PEFT's format; replaced when the new one is complete.
         rank: Rank of the corrections.
-        alpha: They are scaled by alpha / rank.
+        alpha: They are scaled by alpha / rank, or with ``rslora`` by alpha / sqrt(rank).
         dropout: Probability of dropping an input of a correction while training.
         target_modules: Which layers to adapt, in PEFT's names with commas between, such as ``q_proj,v_proj``. "":
             every linear layer of every block, and the head unless it is tied to the embedding.
+        rslora: Scale by the root of the rank (rsLoRA).
+        dora: Learn the length of a weight's rows apart from their direction (DoRA).
+        quantize: What the frozen linear layers of the blocks are held in: ``none`` (as stored), ``int8`` or ``nf4``.
+            The adapter is merged into the full-precision model all the same (:func:`modelcore.adapters.merge`).
         steps: Optimizer steps; as many epochs as they make, the last one cut off.
         batch_size: Pairs a step.
+        micro_batch_size: Pairs that go through the model at once; a divisor of ``batch_size``. It decides the memory
+            needed, not the result. 0: the whole batch.
         learning_rate: Peak learning rate.
         seed: Decides the adapter's start, the order of the pairs, and dropout.
         summary: File to write the stage's summary to.
@@ -96,15 +107,19 @@ def finetune_lora(
         "alpha": alpha,
         "dropout": dropout,
         "target_modules": target_modules,
+        "rslora": rslora,
+        "dora": dora,
+        "quantize": quantize,
         "steps": steps,
         "batch_size": batch_size,
+        "micro_batch_size": micro_batch_size,
         "learning_rate": learning_rate,
         "seed": seed,
     }
     with Stage("finetune_lora", parameters, outputs={out: ADAPTER}, summary=summary) as stage:
         targets = tuple(name.strip() for name in target_modules.split(",") if name.strip())
-        lora = LoRAConfig(rank=rank, alpha=alpha, dropout=dropout, targets=targets)
-        model = load_model(checkpoint)
+        lora = LoRAConfig(rank=rank, alpha=alpha, dropout=dropout, targets=targets, rslora=rslora, dora=dora)
+        model = quantize_model(load_model(checkpoint), quantize)
         tokenizer = Tokenizer.load(tokenizer_path(checkpoint))
         context = model.config.context_length
         settings = TrainingSettings(
@@ -112,6 +127,7 @@ def finetune_lora(
             batch_size=batch_size,
             sequence_length=context,
             learning_rate=learning_rate,
+            micro_batch_size=micro_batch_size,
             weight_decay=0.0,
             warmup_steps=round(WARMUP_FRACTION * steps),
             schedule="linear",
@@ -134,7 +150,8 @@ def finetune_lora(
         )
 
         model.to("cuda" if torch.cuda.is_available() else "cpu")
-        before = reply_loss(model, heldout, batch_size, tokenizer.pad_id)
+        at_once = micro_batch_size or batch_size
+        before = reply_loss(model, heldout, at_once, tokenizer.pad_id)
         torch.manual_seed(seed)
         add_lora(model, lora)
         batches = ReplyBatches(learned, batch_size, tokenizer.pad_id, seed)
@@ -146,13 +163,13 @@ def finetune_lora(
             report=lambda step, metrics: stage.run.log_metrics(_without_mfu(metrics), step),
             name="finetune_lora",
         )
-        after = reply_loss(model, heldout, batch_size, tokenizer.pad_id)
+        after = reply_loss(model, heldout, at_once, tokenizer.pad_id)
         stage.series["loss_curve"] = _without_mfu(history.loss_curve)
         stage.results.update(
             final_loss=history.loss_curve["loss"][-1],
             heldout_reply_loss_before=before,
             heldout_reply_loss_after=after,
-            replies_ended=replies_ended(model, heldout, tokenizer.eos_id),
+            replies_ended=replies_ended(model, heldout, tokenizer.eos_id, at_once),
             trainable_parameters=sum(parameter.numel() for parameter in lora_parameters(model)),
             pairs=len(learned),
             heldout_pairs=len(heldout),
@@ -192,11 +209,14 @@ def reply_bytes_per_token(examples: list[Example], tokenizer: Tokenizer) -> floa
     return size / sum(int(example.loss.sum()) for example in examples)
 
 
-def replies_ended(model: GPT, examples: list[Example], eos_id: int) -> float:
+def replies_ended(model: GPT, examples: list[Example], eos_id: int, batch_size: int) -> float:
     """The share of a few prompts whose greedy reply the model ends by itself, within 64 tokens."""
     prompts = [example.tokens[: example.loss.argmax()].tolist() for example in examples[:_ENDINGS]]  # up to the reply
-    replies = generate(model, prompts, SamplingConfig(temperature=0.0), _ENDING_TOKENS, eos_id)
-    return sum(reply.finish_reason == "eos" for reply in replies) / len(replies)
+    greedy, ended = SamplingConfig(temperature=0.0), 0
+    for start in range(0, len(prompts), batch_size):
+        replies = generate(model, prompts[start : start + batch_size], greedy, _ENDING_TOKENS, eos_id)
+        ended += sum(reply.finish_reason == "eos" for reply in replies)
+    return ended / len(prompts)
 
 
 def _without_mfu(columns: dict[str, _Column]) -> dict[str, _Column]:

@@ -4,16 +4,18 @@ A step's loss is this sum over all of its pieces (micro-batches, later ranks) di
 count in all of them together, so how a batch is cut into pieces does not change its gradient.
 
 Logits are never held for a whole batch: the head runs on chunks of tokens, and each chunk's gradient is taken at once,
-while its logits are at hand. Peak memory is one chunk's, and nothing is computed twice.
+while its logits are at hand. Peak memory is one chunk's, and nothing is computed twice, except where the head is an
+adapted one.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from modelcore.gptx.vocab_padding import PaddedHead
 
@@ -35,7 +37,7 @@ def summed_loss(hidden: Tensor, head: nn.Module, targets: Tensor) -> Tensor:
 
     Args:
         hidden: (batch, time, d_model), what the model's head reads.
-        head: The model's head, (…, d_model) to (…, vocab_size).
+        head: The model's head, (…, d_model) to (…, vocab_size); its ``out_features`` is vocab_size.
         targets: (batch, time) int64; ``IGNORED`` where a token does not count.
 
     Returns:
@@ -43,7 +45,7 @@ def summed_loss(hidden: Tensor, head: nn.Module, targets: Tensor) -> Tensor:
     """
     hidden, targets = hidden.flatten(0, 1), targets.flatten()  # (N, d_model), (N,)
     if type(head) not in (nn.Linear, PaddedHead) or getattr(head, "bias", None) is not None:  # an adapted head
-        return F.cross_entropy(head(hidden).float(), targets, ignore_index=IGNORED, reduction="sum")
+        return _loss_of_any_head(hidden, head, targets)
     dtype = hidden.dtype
     if torch.is_autocast_enabled(hidden.device.type):
         dtype = torch.get_autocast_dtype(hidden.device.type)
@@ -52,6 +54,22 @@ def summed_loss(hidden: Tensor, head: nn.Module, targets: Tensor) -> Tensor:
         hidden.to(dtype), head.weight, targets, head.out_features, with_gradient
     )
     return loss
+
+
+def _loss_of_any_head(hidden: Tensor, head: nn.Module, targets: Tensor) -> Tensor:
+    """The same loss through whatever the head does; a chunk's logits are made a second time in the backward pass."""
+
+    def loss(h: Tensor, target: Tensor) -> Tensor:
+        return F.cross_entropy(head(h).float(), target, ignore_index=IGNORED, reduction="sum")
+
+    size = _chunk_size(hidden.device, cast(int, head.out_features))
+    pieces = zip(torch.split(hidden, size), torch.split(targets, size), strict=True)
+    return torch.stack([checkpoint(loss, h, target, use_reentrant=False) for h, target in pieces]).sum()
+
+
+def _chunk_size(device: torch.device, vocab_size: int) -> int:
+    """Tokens whose logits are held at once."""
+    return max(1, (_CHUNK_ON_CPU if device.type == "cpu" else _CHUNK_ON_GPU) // vocab_size)
 
 
 class _HeadAndLoss(torch.autograd.Function):
@@ -69,7 +87,7 @@ class _HeadAndLoss(torch.autograd.Function):
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if for_weight else None
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         ctx.weight_dtype, weight = weight.dtype, weight.to(hidden.dtype)
-        chunk = max(1, (_CHUNK_ON_CPU if hidden.device.type == "cpu" else _CHUNK_ON_GPU) // weight.shape[0])
+        chunk = _chunk_size(hidden.device, weight.shape[0])
         for start in range(0, hidden.shape[0], chunk):
             h = hidden[start : start + chunk]  # (n, d_model)
             target = targets[start : start + chunk, None]  # (n, 1)

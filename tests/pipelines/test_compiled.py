@@ -59,7 +59,7 @@ def test_defaults_are_the_stages_own():
         "finetune --checkpoint x --instructions y --out z": (
             finetune_lora,
             {"rank": "lora_rank", "alpha": "lora_alpha", "steps": "lora_steps", "learning_rate": "lora_learning_rate"}
-            | {"batch_size": ""},
+            | {"quantize": "lora_quantize", "micro_batch_size": "lora_micro_batch_size", "batch_size": ""},
         ),
     }
     for line, (stage, names) in lines.items():

@@ -21,7 +21,8 @@ def test_every_weight_is_off_by_at_most_half_of_its_rows_scale(weight):
     weight = torch.from_numpy(weight)
     values, scale = quantize_int8(weight)
     assert (scale <= weight.abs().amax(dim=1, keepdim=True) / 126.99).all()
-    assert ((dequantize_int8(values, scale) - weight).abs() <= 0.50001 * scale).all()
+    tiny = 2e-36  # what fp32 cannot divide by 127 without loss
+    assert ((dequantize_int8(values, scale) - weight).abs() <= 0.50001 * scale + tiny).all()
 
 
 def test_a_row_and_its_negative_are_alike():

@@ -72,9 +72,49 @@ def test_a_frozen_head_still_passes_the_gradient_on(hidden, head, targets):
     torch.testing.assert_close(torch.autograd.grad(summed_loss(hidden, head, targets), hidden), expected)
 
 
-def test_a_head_of_another_kind_is_called(hidden, targets):
-    adapted = nn.Sequential(nn.Linear(WIDTH, 4), nn.Linear(4, VOCABULARY))
-    torch.testing.assert_close(summed_loss(hidden, adapted, targets), reference(hidden, adapted, targets))
+class AdaptedHead(nn.Module):
+    """A head that is more than a matrix; it counts the tokens it is given at once."""
+
+    out_features = VOCABULARY
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(WIDTH, 4), nn.Dropout(0.3), nn.Linear(4, VOCABULARY))
+        self.most = 0
+
+    def forward(self, x):
+        self.most = max(self.most, x.shape[0])
+        return self.layers(x)
+
+
+@pytest.mark.parametrize("tokens_a_chunk", [1, 4, 100])
+def test_a_head_of_another_kind_is_run_chunk_by_chunk_too(hidden, targets, tokens_a_chunk, monkeypatch):
+    monkeypatch.setattr(loss_module, "_CHUNK_ON_CPU", tokens_a_chunk * VOCABULARY)
+    adapted = AdaptedHead().eval()
+    expected = reference(hidden, adapted.layers, targets)
+    leaves = [hidden, *adapted.parameters()]
+    expected_gradients = torch.autograd.grad(3.0 * expected, leaves)
+
+    found = summed_loss(hidden, adapted, targets)
+    gradients = torch.autograd.grad(3.0 * found, leaves)
+
+    assert adapted.most == min(tokens_a_chunk, BATCH * TIME)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    for ours, theirs in zip(gradients, expected_gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_what_a_head_drops_is_dropped_in_the_backward_pass_too(hidden, targets, monkeypatch):
+    """The gradient of what was computed: the loss moves along it as it says, the same masks drawn again."""
+    monkeypatch.setattr(loss_module, "_CHUNK_ON_CPU", 4 * VOCABULARY)
+    adapted = AdaptedHead().double()
+    hidden = hidden.detach().double().requires_grad_()
+
+    def loss(x):
+        torch.manual_seed(0)
+        return summed_loss(x, adapted, targets)
+
+    assert torch.autograd.gradcheck(loss, hidden, atol=1e-3, rtol=1e-3, eps=1e-2)  # the loss itself is fp32
 
 
 def test_under_autocast_the_loss_is_fp32_and_near_the_reference(hidden, head, targets):
