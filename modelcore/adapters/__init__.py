@@ -3,5 +3,6 @@
 from modelcore.adapters.layers import LoRAConfig
 from modelcore.adapters.lora import add_lora, lora_parameters, merge
 from modelcore.adapters.peft_format import load_adapter, save_adapter
+from modelcore.adapters.switching import AdapterSwitch
 
-__all__ = ["LoRAConfig", "add_lora", "load_adapter", "lora_parameters", "merge", "save_adapter"]
+__all__ = ["AdapterSwitch", "LoRAConfig", "add_lora", "load_adapter", "lora_parameters", "merge", "save_adapter"]

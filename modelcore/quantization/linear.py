@@ -103,6 +103,10 @@ def quantize_model(model: GPT, kind: Quantization) -> GPT:
             name, module = linear.popitem()
             model.blocks.set_submodule(name, layer(module))
             del module
+        for (
+            parameter
+        ) in model.parameters():  # copied, so that a file it was mapped from is let go, full weights and all
+            parameter.data = parameter.data.clone()
     return model
 
 
