@@ -66,7 +66,7 @@ class Ranks:
         """Gives all ranks rank 0's values, in place."""
         if self.size > 1:
             for tensor in tensors:
-                dist.broadcast(tensor, 0)
+                dist.broadcast(tensor.detach(), 0)
 
     def share_json(self, value: Any) -> Any:
         """Rank 0's plain JSON value; what other ranks give is not looked at."""
