@@ -1,18 +1,9 @@
-import hashlib
 import json
-import os
-import signal
-import subprocess
-import sys
-import textwrap
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from modelcore.atomic import write_json
-from modelcore.data.shards import FORMAT, VERSION
 from modelcore.errors import InputError
 from modelcore.models import load_model
 from modelcore.stages.pretrain import pretrain
@@ -40,49 +31,6 @@ def recipe(tmp_path):
     path = tmp_path / "tiny.yaml"
     path.write_text(RECIPE)
     return path
-
-
-@pytest.fixture
-def tokens(tmp_path):
-    """A token folder of a vocabulary of 61, written as modelcore.data.shards lays it out."""
-    folder = tmp_path / "tokens"
-    generator = np.random.default_rng(0)
-    folder.mkdir()
-    (folder / "tokenizer.model").write_bytes(b"a tokenizer")
-    splits = {}
-    for split, length in (("train", 2000), ("heldout", 300)):
-        (folder / split).mkdir()
-        content = {
-            f"{split}/00000.bin": generator.integers(0, 61, length).astype("<u2").tobytes(),
-            f"{split}/bounds.npy": None,
-        }
-        np.save(folder / split / "bounds.npy", np.array([0, length], dtype=np.int64))
-        (folder / split / "00000.bin").write_bytes(content[f"{split}/00000.bin"])
-        described = [
-            {
-                "name": name,
-                "size": (folder / name).stat().st_size,
-                "sha256": hashlib.sha256((folder / name).read_bytes()).hexdigest(),
-            }
-            for name in content
-        ]
-        splits[split] = {
-            "documents": 1,
-            "tokens": length,
-            "text_bytes": 3 * length,
-            "shards": described[:1],
-            "bounds": described[1],
-        }
-    meta = {
-        "format": FORMAT,
-        "version": VERSION,
-        "dtype": "<u2",
-        "vocab_size": 61,
-        "tokenizer_digest": hashlib.sha256(b"a tokenizer").hexdigest(),
-        "splits": splits,
-    }
-    write_json(folder / "meta.json", meta)
-    return folder
 
 
 def weights(folder):
@@ -162,57 +110,6 @@ def test_the_seed_decides_the_outcome(tokens, recipe, tmp_path):
         pretrain(tokens=tokens, out=tmp_path / name, preset=str(recipe), steps=3, seed=seed)
     assert equal(weights(tmp_path / "a"), weights(tmp_path / "b"))
     assert not equal(weights(tmp_path / "a"), weights(tmp_path / "c"))
-
-
-KILLED_BETWEEN = """
-import modelcore.training.loop as loop
-real = loop.accumulate_gradients
-calls = 0
-def accumulate_gradients(*arguments):
-    global calls
-    calls += 1
-    if calls == 13:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return real(*arguments)
-loop.accumulate_gradients = accumulate_gradients
-"""
-
-KILLED_WHILE_SAVING = """
-import modelcore.training.state as state
-real = state.save_file
-calls = 0
-def save_file(tensors, path):
-    global calls
-    calls += 1
-    real(tensors, path)
-    if calls == 6:  # the optimizer's half of the third checkpoint
-        os.truncate(path, 100)
-        os.kill(os.getpid(), signal.SIGKILL)
-state.save_file = save_file
-"""
-
-
-@pytest.mark.parametrize("death", [KILLED_BETWEEN, KILLED_WHILE_SAVING], ids=["in a step", "while saving"])
-def test_a_process_killed_and_started_again_ends_bit_for_bit_like_one_never_killed(tokens, recipe, tmp_path, death):
-    out = tmp_path / "run" / "checkpoint"
-    program = f"""
-import os, signal, sys
-{textwrap.dedent(death)}
-from modelcore.stages.pretrain import pretrain
-pretrain(tokens={str(tokens)!r}, out={str(out)!r}, preset={str(recipe)!r}, seed=3)
-"""
-    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    process = subprocess.run([sys.executable, "-c", program], env=os.environ | threads, check=False)
-    assert process.returncode == -signal.SIGKILL
-    assert not out.exists()
-    state = out.parent / ".checkpoint.training"
-    assert sorted(path.name for path in state.iterdir() if path.name[0] != ".") == ["step-00000005", "step-00000010"]
-
-    summary = pretrain(tokens=tokens, out=out, preset=str(recipe), seed=3)
-    pretrain(tokens=tokens, out=tmp_path / "unbroken", preset=str(recipe), seed=3)
-    assert equal(weights(out), weights(tmp_path / "unbroken"))
-    assert summary.series["loss_curve"]["step"] == list(range(3, 25, 3))
-    assert not state.exists()
 
 
 def test_checkpoints_at_an_address_of_ones_own_stay_and_are_gone_on_from(tokens, recipe, tmp_path):

@@ -19,7 +19,8 @@ from modelcore.training.loss import IGNORED
 from modelcore.training.parallel import GradientSum, Ranks, join
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["modelcore.stages.pretrain"])
+# The last two are what torch imports late, when an optimizer is made.
+SERVER.set_forkserver_preload(["modelcore.stages.pretrain", "torch._dynamo", "torch.distributed.tensor"])
 
 
 def as_rank(rank, size, port, task, arguments, options):
