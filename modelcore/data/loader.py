@@ -17,6 +17,7 @@ from torch import Tensor
 
 from modelcore.data.shards import TokenSplit
 from modelcore.errors import InputError
+from modelcore.training.loss import IGNORED
 
 
 class WindowSampler:
@@ -75,19 +76,25 @@ class TrainingBatches:
         split: Where the tokens are.
         sampler: Which window each sample is.
         batch_size: Sequences a step over all ranks together.
+        separate_documents: Whether a batch tells the document of each token, for attention that stays inside. The first
+            token of a document is then no target of the last of the one before, which knows nothing of it; as with
+            Megatron-LM's ``--reset-attention-mask --reset-position-ids --eod-mask-loss``.
 
     Raises:
         InputError: If an epoch has fewer samples than one batch.
     """
 
-    def __init__(self, split: TokenSplit, sampler: WindowSampler, batch_size: int) -> None:
+    def __init__(
+        self, split: TokenSplit, sampler: WindowSampler, batch_size: int, separate_documents: bool = False
+    ) -> None:
         if batch_size < 1:
             raise InputError(f"batch_size={batch_size} must be at least 1")
         if sampler.samples_per_epoch < batch_size:
             raise _too_small(split.n_tokens, batch_size, sampler.sequence_length)
         self.split, self.sampler, self.batch_size = split, sampler, batch_size
+        self._bounds = split.document_bounds() if separate_documents else None
 
-    def batch(self, step: int, rank: int = 0, world_size: int = 1) -> tuple[Tensor, Tensor]:
+    def batch(self, step: int, rank: int = 0, world_size: int = 1) -> tuple[Tensor, ...]:
         """The rows of batch ``step`` that belong to ``rank``; those of all ranks, in order, are the whole batch.
 
         Args:
@@ -97,7 +104,8 @@ class TrainingBatches:
 
         Returns:
             inputs and targets, each int64 of shape (batch_size / world_size, sequence_length); targets are the
-            inputs moved on by one token.
+            inputs moved on by one token. With ``separate_documents`` targets in another document than their input are
+            -100, and a third tensor of this shape has the number of each input's document.
 
         Raises:
             InputError: If ``world_size`` does not divide ``batch_size``.
@@ -107,11 +115,15 @@ class TrainingBatches:
             raise InputError(f"batch_size={self.batch_size} must be a multiple of the {world_size} processes training")
         length = self.sampler.sequence_length
         first = step * self.batch_size + rank * rows
-        tokens = np.stack(
-            [self.split.window(self.sampler.start(sample), length + 1) for sample in range(first, first + rows)]
-        )  # (B, T+1)
-        windows = torch.from_numpy(tokens)
-        return windows[:, :-1].contiguous(), windows[:, 1:].contiguous()
+        starts = [self.sampler.start(sample) for sample in range(first, first + rows)]
+        windows = torch.from_numpy(np.stack([self.split.window(start, length + 1) for start in starts]))  # (B, T+1)
+        inputs, targets = windows[:, :-1].contiguous(), windows[:, 1:].contiguous()
+        if self._bounds is None:
+            return inputs, targets
+        places = np.array(starts)[:, None] + np.arange(length + 1)  # (B, T+1)
+        documents = torch.from_numpy(np.searchsorted(self._bounds, places, side="right"))
+        targets[documents[:, 1:] != documents[:, :-1]] = IGNORED
+        return inputs, targets, documents[:, :-1].contiguous()
 
 
 def _too_small(n_tokens: int, batch_size: int, sequence_length: int) -> InputError:

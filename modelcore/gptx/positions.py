@@ -52,6 +52,21 @@ def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return rotated.to(x.dtype)
 
 
+def positions_in_documents(documents: Tensor) -> Tensor:
+    """How far each token is from the start of its document.
+
+    Args:
+        documents: (batch, time), the number of each token's document; equal neighbors are of one document.
+
+    Returns:
+        (batch, time) int64, 0 at every document's first token.
+    """
+    index = torch.arange(documents.shape[1], device=documents.device).expand_as(documents)
+    begins = torch.ones_like(documents, dtype=torch.bool)
+    begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
+    return index - index.where(begins, 0).cummax(dim=1).values
+
+
 def alibi_slopes(n_heads: int) -> Tensor:
     """The slope of each head, (n_heads,) in fp32: a geometric sequence from 2^(-8/n) down to 2^-8.
 

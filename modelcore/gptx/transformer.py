@@ -15,7 +15,7 @@ from modelcore.gptx.config import GPTConfig
 from modelcore.gptx.feedforward import FeedForward
 from modelcore.gptx.kv_cache import KVCache
 from modelcore.gptx.norms import build_norm
-from modelcore.gptx.positions import alibi_bias, alibi_slopes, rope_at, rope_tables
+from modelcore.gptx.positions import alibi_bias, alibi_slopes, positions_in_documents, rope_at, rope_tables
 
 
 class Block(nn.Module):
@@ -92,25 +92,28 @@ class GPT(nn.Module):
         """Where the parameters are."""
         return self.embedding.weight.device
 
-    def forward(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, cache: KVCache | None = None, documents: Tensor | None = None) -> Tensor:
         """The logits of the next token after each position.
 
         Args:
             tokens: (batch, time) int64 ids.
             cache: If given, ``tokens`` follow what it holds. Their keys and values are written to it, but they
                 count only once the caller says how many with :meth:`KVCache.advance`.
+            documents: If given, (batch, time) integers: the document of each token. A token sees its own document
+                alone, whose positions begin at 0: each document gets the logits that it would get by itself.
 
         Returns:
             (batch, time, vocab_size), in the parameters' dtype.
 
         Raises:
-            InputError: If ``tokens`` is no (batch, time) matrix of int64 or does not fit the context.
+            InputError: If ``tokens`` is no (batch, time) matrix of int64 or does not fit the context, or ``documents``
+                does not fit the tokens or what the model can do.
         """
-        return cast(Tensor, self.head(self.hidden(tokens, cache)))
+        return cast(Tensor, self.head(self.hidden(tokens, cache, documents)))
 
-    def hidden(self, tokens: Tensor, cache: KVCache | None = None) -> Tensor:
+    def hidden(self, tokens: Tensor, cache: KVCache | None = None, documents: Tensor | None = None) -> Tensor:
         """The normalized states that the head reads, (batch, time, d_model); arguments as in :meth:`forward`."""
-        inputs, positions = self._inputs(tokens, cache)
+        inputs, positions = self._inputs(tokens, cache, documents)
         x = self.embedding(tokens)  # (B, T, d_model)
         if self.embedding_norm is not None:
             x = self.embedding_norm(x)
@@ -124,7 +127,9 @@ class GPT(nn.Module):
                 x = block(x, inputs, cache, layer)
         return cast(Tensor, self.norm(x))
 
-    def _inputs(self, tokens: Tensor, cache: KVCache | None) -> tuple[AttentionInputs, Tensor]:
+    def _inputs(
+        self, tokens: Tensor, cache: KVCache | None, documents: Tensor | None = None
+    ) -> tuple[AttentionInputs, Tensor]:
         """What all blocks share, and the positions of ``tokens``, (batch, time) or (1, time)."""
         if tokens.dim() != 2 or tokens.dtype != torch.long:
             raise InputError(
@@ -137,6 +142,11 @@ class GPT(nn.Module):
                 f"{time} tokens do not fit the model's context of {self.config.context_length}; "
                 "give at least one and at most that many"
             )
+        if documents is not None:
+            self._check_documents(tokens, cache, documents)
+            positions = positions_in_documents(documents)  # (B, T)
+            cos, sin = self._rotation(positions, time)
+            return AttentionInputs(cos, sin, self._mask(positions, positions, documents), False, None), positions
         if cache is None:
             positions, to_write = torch.arange(time, device=tokens.device)[None], None  # (1, T)
             cos, sin = self._rotation(None, time)
@@ -150,6 +160,21 @@ class GPT(nn.Module):
             return AttentionInputs(cos, sin, None, True, to_write), positions
         mask = self._mask(positions, positions if cache is None else cache.key_positions(time))
         return AttentionInputs(cos, sin, mask, False, to_write), positions
+
+    def _check_documents(self, tokens: Tensor, cache: KVCache | None, documents: Tensor) -> None:
+        if documents.shape != tokens.shape or documents.is_floating_point():
+            raise InputError(
+                f"documents have shape {tuple(documents.shape)} and type {documents.dtype}; "
+                f"an integer for each of the {tuple(tokens.shape)} tokens is needed"
+            )
+        if cache is not None:
+            raise InputError("documents and a cache were given; a cache holds one document a row")
+        scaling = self.config.rope_scaling
+        if scaling is not None and scaling.depends_on(tokens.shape[1]):
+            raise InputError(
+                "documents were given to a model whose RoPE scaling depends on the length of the text; "
+                "it would be another for each of them"
+            )
 
     def _rotation(self, positions: Tensor | None, length: int) -> tuple[Tensor | None, Tensor | None]:
         """RoPE's cosines and sines for the tokens at ``positions`` of a text of ``length``; None: for all of it.
@@ -170,12 +195,13 @@ class GPT(nn.Module):
             return self.cos[:length], self.sin[:length]
         return self.cos[positions][:, None], self.sin[positions][:, None]
 
-    def _mask(self, positions: Tensor, key_positions: Tensor) -> Tensor:
+    def _mask(self, positions: Tensor, key_positions: Tensor, documents: Tensor | None = None) -> Tensor:
         """Which keys each query sees: boolean, or ALiBi's bias with -inf where it does not.
 
         Args:
             positions: (batch or 1, time), the queries'.
             key_positions: (batch or 1, keys).
+            documents: (batch, time), where queries and keys are the same tokens and see their own document alone.
 
         Returns:
             (batch or 1, 1, time, keys) boolean, or (batch or 1, heads, time, keys) in the parameters' dtype.
@@ -184,6 +210,8 @@ class GPT(nn.Module):
         visible = keys <= queries  # (B, 1, T, S)
         if self.config.sliding_window is not None:
             visible = visible & (keys > queries - self.config.sliding_window)
+        if documents is not None:
+            visible = visible & (documents[:, None, :, None] == documents[:, None, None])
         if self.slopes is None:
             return visible
         bias = alibi_bias(self.slopes.float(), positions, key_positions)  # (B, heads, T, S)

@@ -102,7 +102,7 @@ def pretrain(
         heldout_split = open_split(tokens, "heldout")
         tokenizer_model = _checked_tokenizer(tokens, split)
         sampler = WindowSampler(split.n_tokens, settings.sequence_length, settings.seed)
-        batches = TrainingBatches(split, sampler, settings.batch_size)
+        batches = TrainingBatches(split, sampler, settings.batch_size, settings.separate_documents)
         heldout = Heldout(heldout_split, settings.sequence_length, settings.eval_tokens)
         config = recipe.config(split.vocab_size)
         # The stage's own parameters are logged already: "steps" there may be 0, the recipe's are what holds.

@@ -120,3 +120,36 @@ def test_a_batch_that_the_processes_cannot_share_evenly_is_refused():
     batches = TrainingBatches(Counting(1000), WindowSampler(1000, 10, 0), 4)
     with pytest.raises(InputError, match="batch_size=4 must be a multiple of the 3 processes"):
         batches.batch(0, 0, 3)
+
+
+class InDocuments(Counting):
+    """A counting split cut into documents."""
+
+    def __init__(self, n_tokens, bounds):
+        super().__init__(n_tokens)
+        self._bounds = np.array(bounds, dtype=np.int64)
+
+    def document_bounds(self):
+        return self._bounds
+
+
+@settings(max_examples=30)
+@given(cuts=st.sets(st.integers(1, 599), max_size=60), seed=seeds, step=st.integers(0, 20))
+def test_separate_documents_are_told_and_none_predicts_the_first_token_of_the_next(cuts, seed, step):
+    bounds = [0, *sorted(cuts), 600]
+    split = InDocuments(600, bounds)
+    sampler = WindowSampler(600, 16, seed)
+    plain_inputs, plain_targets = TrainingBatches(split, sampler, 4).batch(step)
+    inputs, targets, documents = TrainingBatches(split, sampler, 4, separate_documents=True).batch(step)
+    assert torch.equal(inputs, plain_inputs)
+    assert documents.shape == inputs.shape
+    of = {token: number for number in range(1, len(bounds)) for token in range(bounds[number - 1], bounds[number])}
+    for token, target, plain, document in zip(
+        inputs.flatten().tolist(),
+        targets.flatten().tolist(),
+        plain_targets.flatten().tolist(),
+        documents.flatten().tolist(),
+        strict=True,
+    ):
+        assert document == of[token]
+        assert target == (plain if of[plain] == of[token] else -100)

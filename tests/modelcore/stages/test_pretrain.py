@@ -105,6 +105,40 @@ def test_what_the_caller_gives_goes_before_the_recipe(tokens, recipe, tmp_path):
     assert load_model(tmp_path / "out").config.context_length == 8
 
 
+def test_the_settings_of_a_recipe_reach_the_run(tokens, recipe, tmp_path):
+    """Each of them changes the model, but for gradient checkpointing, which must not."""
+    settings = {
+        "plain": "",
+        "separate": "  separate_documents: true\n",
+        "average": "  ema_decay: 0.9\n",
+        "spikes": "  spike_deviations: 0.1\n",
+        "recomputed": "  gradient_checkpointing: true\n",
+    }
+    found, results = {}, {}
+    for name, line in settings.items():
+        recipe.write_text(RECIPE + line)
+        steps = 80 if name == "spikes" else 6  # the rule begins after 64
+        results[name] = pretrain(tokens=tokens, out=tmp_path / name, preset=str(recipe), steps=steps).results
+        found[name] = weights(tmp_path / name)
+    assert equal(found["recomputed"], found["plain"])
+    assert not equal(found["separate"], found["plain"])
+    assert not equal(found["average"], found["plain"])
+    assert results["spikes"]["spike_steps"] > 0
+    assert {name: result["weights"] for name, result in results.items() if name in ("plain", "average")} == {
+        "plain": "last",
+        "average": "average",
+    }
+    assert json.loads((tmp_path / "average" / "training.json").read_text())["weights"] == "average"
+
+
+def test_a_run_that_diverges_is_no_success_and_what_was_there_stays(tokens, recipe, tmp_path):
+    pretrain(tokens=tokens, out=tmp_path / "out", preset=str(recipe), steps=2)
+    before = weights(tmp_path / "out")
+    with pytest.raises(InputError, match=r"training has diverged; a smaller learning_rate than 1e\+30"):
+        pretrain(tokens=tokens, out=tmp_path / "out", preset=str(recipe), steps=2, learning_rate=1e30)
+    assert equal(weights(tmp_path / "out"), before)
+
+
 def test_the_seed_decides_the_outcome(tokens, recipe, tmp_path):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         pretrain(tokens=tokens, out=tmp_path / name, preset=str(recipe), steps=3, seed=seed)
