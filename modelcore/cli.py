@@ -17,10 +17,24 @@ from typing import TypeAlias
 
 from modelcore import __version__, launch, logs
 from modelcore.errors import InputError
+from modelcore.interrupts import Interrupts
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; returns the exit status: 0, 1 for an error that was explained, 130 if interrupted."""
+    """Runs one command; returns the exit status: 0, 1 for an error that was explained, 130 or 143 if interrupted."""
+    interrupts = Interrupts(last_words=_say_interrupted)
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt:
+        _say_interrupted()
+        return interrupts.status
+
+
+def _say_interrupted() -> None:
+    sys.stderr.write("modelcore: interrupted\n")
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     options = build_parser().parse_args(arguments)
     logs.configure()
     # `modelcore generate … | head` ends quietly, like any filter.
@@ -40,9 +54,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "`modelcore doctor` tells which extra brings it\n"
         )
         return 1
-    except KeyboardInterrupt:
-        sys.stderr.write("modelcore: interrupted\n")
-        return 130
 
 
 def build_parser() -> argparse.ArgumentParser:

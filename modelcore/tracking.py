@@ -11,15 +11,18 @@ Where a stage finds itself decides what happens:
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelcore import launch
+from modelcore.atomic import disk_is_full
+from modelcore.errors import InputError, first_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -149,16 +152,21 @@ class MLflowRun(Run):
 
 
 def start_stage(name: str) -> Run:
-    """The run that a stage's figures go to; see the head of this file for how it is chosen."""
+    """The run that a stage's figures go to; see the head of this file for how it is chosen.
+
+    Raises:
+        InputError: If MLflow cannot be used.
+    """
     if not os.environ.get("MLFLOW_TRACKING_URI") or launch.rank() > 0:
         return Run()
-    if run_id := os.environ.get("MLFLOW_RUN_ID"):
-        return MLflowRun(run_id, owned=False)
-    tags = {"mlflow.runName": name, "stage": name}
-    if pipeline_run_id := os.environ.get("KFP_RUN_ID"):
-        parent = find_or_create_pipeline_run(pipeline_run_id)
-        tags |= {"mlflow.parentRunId": parent, "kfp.pipeline_run_id": pipeline_run_id, "kfp.task_name": name}
-    return MLflowRun(_create_run(tags), owned=True)
+    with _usable():
+        if run_id := os.environ.get("MLFLOW_RUN_ID"):
+            return MLflowRun(run_id, owned=False)
+        tags = {"mlflow.runName": name, "stage": name}
+        if pipeline_run_id := os.environ.get("KFP_RUN_ID"):
+            parent = find_or_create_pipeline_run(pipeline_run_id)
+            tags |= {"mlflow.parentRunId": parent, "kfp.pipeline_run_id": pipeline_run_id, "kfp.task_name": name}
+        return MLflowRun(_create_run(tags), owned=True)
 
 
 def find_or_create_pipeline_run(pipeline_run_id: str) -> str:
@@ -172,28 +180,66 @@ def find_or_create_pipeline_run(pipeline_run_id: str) -> str:
     )
     if found:
         return str(found[0].info.run_id)
+    return _create_pipeline_run(pipeline_run_id)
+
+
+def _create_pipeline_run(pipeline_run_id: str) -> str:
     name = os.environ.get("KFP_RUN_NAME", pipeline_run_id)
     return _create_run({"mlflow.runName": name, "stage": "pipeline", "kfp.pipeline_run_id": pipeline_run_id})
 
 
-def start_pipeline(pipeline_run_id: str) -> Run:
+def start_pipeline(pipeline_run_id: str, parameters: Mapping[str, Any]) -> Run:
     """The run of the whole pipeline, for the one process that drives it, begun or taken up again.
 
-    Stages that an earlier driver left running when it died are marked killed.
+    Stages that an earlier driver left running when it died are marked killed. A pipeline that goes on with other
+    parameters is tracked by a new run, for MLflow's parameters are never changed.
+
+    Args:
+        pipeline_run_id: The pipeline run's id.
+        parameters: What the pipeline was asked to do, logged once.
+
+    Raises:
+        InputError: If MLflow cannot be used.
     """
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         return Run()
-    from mlflow.tracking import MlflowClient
+    with _usable():
+        from mlflow.tracking import MlflowClient
 
-    client = MlflowClient()
-    run_id = find_or_create_pipeline_run(pipeline_run_id)
-    client.update_run(run_id, status="RUNNING")
-    if "failure" in client.get_run(run_id).data.tags:
-        client.delete_tag(run_id, "failure")
-    left = f"tags.`mlflow.parentRunId` = '{run_id}' and attributes.status = 'RUNNING'"
-    for stage in client.search_runs([_experiment_id()], left):
-        client.set_terminated(stage.info.run_id, "KILLED")
-    return MLflowRun(run_id, owned=True)
+        client = MlflowClient()
+        run_id = find_or_create_pipeline_run(pipeline_run_id)
+        left = f"tags.`mlflow.parentRunId` = '{run_id}' and attributes.status = 'RUNNING'"
+        for stage in client.search_runs([_experiment_id()], left):
+            client.set_terminated(stage.info.run_id, "KILLED")
+        found = client.get_run(run_id).data
+        if found.params and found.params != {key: str(value) for key, value in parameters.items()}:
+            client.set_terminated(run_id, "KILLED")
+            run_id = _create_pipeline_run(pipeline_run_id)
+        elif "failure" in found.tags:
+            client.delete_tag(run_id, "failure")
+        client.update_run(run_id, status="RUNNING")
+        run = MLflowRun(run_id, owned=True)
+        run.log_params(parameters)
+        return run
+
+
+@contextlib.contextmanager
+def _usable() -> Iterator[None]:
+    """Turns what MLflow raises where its server or database cannot be used into one line."""
+    from mlflow.exceptions import MlflowException
+
+    errors: list[type[Exception]] = [MlflowException, OSError]
+    with contextlib.suppress(ImportError):  # mlflow-skinny, which speaks to servers only, comes without it
+        from sqlalchemy.exc import SQLAlchemyError
+
+        errors.append(SQLAlchemyError)
+    try:
+        yield
+    except tuple(errors) as error:
+        if disk_is_full(error):
+            raise
+        uri = os.environ["MLFLOW_TRACKING_URI"]
+        raise InputError(f"MLflow at {uri} (MLFLOW_TRACKING_URI) cannot be used: {first_line(error)}") from error
 
 
 def _create_run(tags: dict[str, str]) -> str:
@@ -203,8 +249,13 @@ def _create_run(tags: dict[str, str]) -> str:
 
 
 def ensure_experiment(artifacts: Path) -> None:
-    """Makes the experiment that runs go to, its artifacts under ``artifacts`` where MLflow keeps them in files."""
-    _experiment_id(None if os.environ["MLFLOW_TRACKING_URI"].startswith("http") else artifacts.absolute().as_uri())
+    """Makes the experiment that runs go to, its artifacts under ``artifacts`` where MLflow keeps them in files.
+
+    Raises:
+        InputError: If MLflow cannot be used.
+    """
+    with _usable():
+        _experiment_id(None if os.environ["MLFLOW_TRACKING_URI"].startswith("http") else artifacts.absolute().as_uri())
 
 
 def _experiment_id(artifacts: str | None = None) -> str:

@@ -1,6 +1,7 @@
 """What tests of several folders share."""
 
 import os
+import signal
 import subprocess
 
 import pytest
@@ -25,6 +26,16 @@ _LEAKING = (
 def no_leaking_settings(monkeypatch):
     for name in _LEAKING:
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def own_signal_handlers():
+    """A command's main function catches signals for the rest of its process; here that is pytest's."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE)
+    before = {number: signal.getsignal(number) for number in numbers}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

@@ -60,7 +60,7 @@ class Output:
 
 
 def check_place(path: Path) -> None:
-    """Makes sure that something can be written to ``path`` in one step.
+    """Makes sure that something can be put in the place of ``path`` in one step.
 
     Raises:
         InputError: If it is a mount point or the working folder, lies under a file, or may not be written.
@@ -69,6 +69,16 @@ def check_place(path: Path) -> None:
     if os.path.ismount(path) or Path.cwd().is_relative_to(path):
         what = "a mount point" if os.path.ismount(path) else "the folder you work in, or one above it"
         raise InputError(f"{path} is {what}, which cannot be replaced in one step; name a folder inside it")
+    check_writable(path)
+
+
+def check_writable(path: Path) -> None:
+    """Makes sure that something can be made at ``path``, as far as can be told without making it.
+
+    Raises:
+        InputError: If it lies under a file, or in a folder that may not be written.
+    """
+    path = Path(os.path.realpath(path))
     above = next(parent for parent in path.parents if parent.exists())
     if not above.is_dir():
         raise InputError(f"{path} cannot be written: {above} is a file")

@@ -53,7 +53,7 @@ def test_stages_of_one_pipeline_run_are_children_of_one_parent(mlflow_client, mo
     for name in ("first", "second"):
         with Stage(name, {}):
             pass
-    tracking.start_pipeline("abc-1").end()
+    tracking.start_pipeline("abc-1", {}).end()
     runs = {run.info.run_name: run for run in runs_of(mlflow_client, monkeypatch)}
     assert runs.keys() == {"monday", "first", "second"}
     for name in ("first", "second"):
@@ -66,9 +66,9 @@ def test_a_pipeline_taken_up_again_is_running_and_what_its_dead_driver_left_is_m
     mlflow_client, monkeypatch
 ):
     monkeypatch.setenv("KFP_RUN_ID", "night")
-    tracking.start_pipeline("night").end(failure="the machine went down")
+    tracking.start_pipeline("night", {}).end(failure="the machine went down")
     dead = tracking.start_stage("pretrain")
-    again = tracking.start_pipeline("night")
+    again = tracking.start_pipeline("night", {})
     parent = mlflow_client.get_run(again.run_id)
     assert parent.info.status == "RUNNING"
     assert "failure" not in parent.data.tags
@@ -137,3 +137,22 @@ def test_system_metrics_are_sampled_while_the_stage_runs(mlflow_client, monkeypa
         assert sampled.wait(30)
     (run,) = runs_of(mlflow_client, monkeypatch)
     assert any(key.startswith("system/") for key in run.data.metrics)
+
+
+def test_a_pipeline_that_goes_on_with_other_parameters_is_tracked_anew(mlflow_client, monkeypatch):
+    """MLflow never changes a parameter: in the old run the old value would stand beside the new figures."""
+    for rank in (8, 8, 4):
+        tracking.start_pipeline("night", {"lora_rank": rank}).end(failure="stopped")
+    runs = runs_of(mlflow_client, monkeypatch)
+    assert [(run.data.params["lora_rank"], run.info.status) for run in runs] == [("8", "KILLED"), ("4", "FAILED")]
+    assert tracking.find_or_create_pipeline_run("night") == runs[-1].info.run_id
+
+
+@pytest.mark.parametrize("uri", ["sqlite:///{file}/mlflow.db", "sqlite:///{file}", "nonsense://host"])
+def test_a_tracking_server_that_cannot_be_used_is_one_line_that_names_it(uri, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("no database " * 100)
+    uri = uri.format(file=tmp_path / "file")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(InputError, match=f"MLflow at {uri} .* cannot be used") as caught, Stage("demo", {}):
+        pass
+    assert "\n" not in str(caught.value)
