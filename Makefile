@@ -6,21 +6,31 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
+# Values that people give reach the shell through the environment, never as part of its text: quotes, spaces, `$` and `;`
+# in them mean nothing, there or to make.
+GIVEN := PYTHON VENV NAME RUNS CORPUS HELDOUT INSTRUCTIONS VOCAB_SIZE PRESET STEPS SEED LORA_RANK LORA_STEPS MODEL_NAME \
+	ENDPOINT EXPERIMENT PORT
+given = $(filter-out undefined,$(origin $(1)))
+$(foreach name,$(GIVEN),$(if $(call given,$(name)),$(eval override $(name) := $$(value $(name)))$(eval export $(name))))
+$(if $(word 2,$(VENV)),$(error VENV is "$(VENV)"; make takes no path with spaces, choose another))
+
 # Parameters of `make pipeline`, all optional: `make pipeline STEPS=300 SEED=1 CORPUS=my/texts`.
-PIPELINE_OPTIONS := $(strip \
-	$(if $(NAME),--name '$(NAME)') \
-	$(if $(RUNS),--runs '$(RUNS)') \
-	$(if $(CORPUS),--corpus '$(CORPUS)' $(if $(filter undefined,$(origin HELDOUT)),--heldout '')) \
-	$(if $(filter-out undefined,$(origin HELDOUT)),--heldout '$(HELDOUT)') \
-	$(if $(INSTRUCTIONS),--instructions '$(INSTRUCTIONS)') \
-	$(if $(VOCAB_SIZE),--vocab-size '$(VOCAB_SIZE)') \
-	$(if $(PRESET),--preset '$(PRESET)') \
-	$(if $(STEPS),--steps '$(STEPS)') \
-	$(if $(SEED),--seed '$(SEED)') \
-	$(if $(LORA_RANK),--lora-rank '$(LORA_RANK)') \
-	$(if $(LORA_STEPS),--lora-steps '$(LORA_STEPS)') \
-	$(if $(MODEL_NAME),--model-name '$(MODEL_NAME)') \
-	$(ARGS))
+# ARGS is text for the shell: ARGS="--heldout-fraction 0.1 --optimizer adamw".
+option = $(if $(value $(1)),--$(2) "$$$(1)")
+PIPELINE_OPTIONS = $(strip \
+	$(call option,NAME,name) \
+	$(call option,RUNS,runs) \
+	$(if $(call given,CORPUS),--corpus "$$CORPUS" $(if $(call given,HELDOUT),,--heldout "")) \
+	$(if $(call given,HELDOUT),--heldout "$$HELDOUT") \
+	$(call option,INSTRUCTIONS,instructions) \
+	$(call option,VOCAB_SIZE,vocab-size) \
+	$(call option,PRESET,preset) \
+	$(call option,STEPS,steps) \
+	$(call option,SEED,seed) \
+	$(call option,LORA_RANK,lora-rank) \
+	$(call option,LORA_STEPS,lora-steps) \
+	$(call option,MODEL_NAME,model-name) \
+	$(value ARGS))
 
 .PHONY: help
 help: ## Show this list
@@ -31,9 +41,9 @@ setup: $(VENV)/installed ## Make the virtual environment and install everything
 
 # One stamp for the whole environment; it is remade when a requirement changes.
 $(VENV)/installed: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "error: $$($(PYTHON) --version) is too old; install Python 3.11 or newer, or name it: make PYTHON=python3.12 ..." >&2; exit 1; }
-	@scripts/make-venv.sh '$(PYTHON)' '$(VENV)'
+	@"$$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: $$("$$PYTHON" --version) is too old; install Python 3.11 or newer, or name it: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@scripts/make-venv.sh "$$PYTHON" "$$VENV"
 	@echo "Installing the requirements (some minutes the first time) ..."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
@@ -63,15 +73,15 @@ compile: $(VENV)/installed ## Compile the pipeline to pipelines/compiled/ and re
 
 .PHONY: submit
 submit: $(VENV)/installed ## Submit the compiled pipeline to a cluster: make submit ENDPOINT=http://... EXPERIMENT=...
-	@test -n '$(ENDPOINT)' || { echo "error: ENDPOINT is not set; give the address of KFP's API: make submit ENDPOINT=http://localhost:8888" >&2; exit 1; }
-	@$(BIN)/kfp --endpoint '$(ENDPOINT)' run create -e '$(or $(EXPERIMENT),aic-ai-poc-gpt)' -r '$(or $(NAME),gpt)' \
-		-f pipelines/compiled/gpt-pipeline.yaml $(ARGS)
+	@test -n "$$ENDPOINT" || { echo "error: ENDPOINT is not set; give the address of KFP's API: make submit ENDPOINT=http://localhost:8888" >&2; exit 1; }
+	@$(BIN)/kfp --endpoint "$$ENDPOINT" run create -e "$${EXPERIMENT:-aic-ai-poc-gpt}" -r "$${NAME:-gpt}" \
+		-f pipelines/compiled/gpt-pipeline.yaml $(value ARGS)
 
 .PHONY: mlflow-ui
 mlflow-ui: $(VENV)/installed ## Look at the runs in MLflow: http://127.0.0.1:5000
 	@MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --workers 1 \
-		--host 127.0.0.1 --port '$(or $(PORT),5000)' \
-		--backend-store-uri 'sqlite:///$(or $(RUNS),runs)/mlflow.db' --artifacts-destination '$(or $(RUNS),runs)/mlartifacts'
+		--host 127.0.0.1 --port "$${PORT:-5000}" \
+		--backend-store-uri "sqlite:///$${RUNS:-runs}/mlflow.db" --artifacts-destination "$${RUNS:-runs}/mlartifacts"
 
 .PHONY: doctor
 doctor: $(VENV)/installed ## Tell what is installed, what is missing and what this machine can run
@@ -79,4 +89,4 @@ doctor: $(VENV)/installed ## Tell what is installed, what is missing and what th
 
 .PHONY: clean
 clean: ## Remove the virtual environment and caches; runs/ stays
-	rm -rf '$(VENV)' .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf "$$VENV" .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -155,6 +155,8 @@ class Stage:
         """Marks the run failed and logs why; raises an InputError in the place of an error that a full disk made."""
         full = not isinstance(error, InputError) and disk_is_full(error)
         reason = f"no space left on the disk ({first_line(error)}); free some and run again" if full else str(error)
+        if isinstance(error, KeyboardInterrupt):
+            reason = "interrupted"
         try:
             self.run.end(failure=f"{type(error).__name__}: {reason}")
         except Exception as untracked:  # for example because the disk is full; what failed first is what counts

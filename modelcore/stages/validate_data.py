@@ -87,6 +87,8 @@ def validate_data(
         Stage("validate_data", parameters, outputs=written, summary=summary) as stage,
         _scratch(outputs["train"].parent) as scratch,
     ):
+        if not str(corpus):
+            raise InputError("corpus is empty; give a file, a folder, or s3://bucket/prefix")
         if not 0 < heldout_fraction < 1:
             raise InputError(f"heldout_fraction={heldout_fraction} must lie between 0 and 1")
         if not 0 <= max_bad_fraction <= 1:

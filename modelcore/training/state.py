@@ -97,6 +97,7 @@ def save_checkpoint(
         files = sorted(fresh.iterdir())
         manifest = {file.name: {"size": file.stat().st_size, "sha256": _sha256(file)} for file in files}
         write_json(fresh / "manifest.json", manifest)
+    logger.info("checkpoint=%s", path)
     # Ones with a higher number were passed over as damaged; this run will replace them when it gets there.
     for old in [other for other in _checkpoints(folder) if other.name <= path.name][keep:]:
         storage.delete_directory(old)

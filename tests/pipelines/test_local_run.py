@@ -6,9 +6,9 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
@@ -164,20 +164,49 @@ def test_a_finished_run_is_never_overwritten(finished, sample):
     assert "error: run 'first' is finished already" in err
 
 
-def test_a_run_killed_while_pretraining_goes_on_under_its_name(tmp_path, sample):
-    many = ["--name", "night", *SMALL, "--steps", "120", *sample]
-    process = start(tmp_path, *many)
-    training = tmp_path / "night" / ".work" / "training"
-    deadline = time.monotonic() + 120
-    while not list(training.glob("step-*/manifest.json")):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    status, _, err = run_pipeline(tmp_path, *many)
+def up_to(process, words):
+    """Reads a run's lines until one has ``words``; returns them."""
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if words in line:
+            return lines
+    pytest.fail(f"no line with {words!r}: {''.join(lines)}")
+
+
+def processes_of(folder):
+    found = [" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])]
+    return [line for line in found if "executor_main" in line and str(folder) in line]
+
+
+def test_a_run_stopped_again_and_again_goes_on_under_its_name(tmp_path, sample):
+    recipe = tmp_path / "recipe.yaml"
+    nano = REPOSITORY / "modelcore/training/recipes/llama-nano.yaml"
+    recipe.write_text(re.sub("checkpoint_every: .*", "checkpoint_every: 10", nano.read_text()))
+    line = ["--name", "night", *SMALL, "--steps", "60", "--preset", str(recipe), *sample]
+
+    killed = start(tmp_path, *line)
+    up_to(killed, "checkpoint=")
+    killed.kill()  # it alone: its stage lives on
+    killed.communicate()
+
+    stopped = start(tmp_path, *line)
+    up_to(stopped, "resumes from")
+    stopped.send_signal(signal.SIGTERM)
+    stopped.send_signal(signal.SIGINT)
+    out, err = stopped.communicate(timeout=60)
+    assert (stopped.returncode in (130, 143), out) == (True, "")  # whichever of the two came first
+    last = err.splitlines()[-1]
+    assert last.startswith("interrupted. What was done is kept; go on with: make pipeline NAME=night")
+    assert [text for text in err.splitlines() if not re.match(r"\d{4}-\d\d-\d\dT", text)] == [last]
+    assert processes_of(tmp_path) == []
+
+    status, _, err = run_pipeline(tmp_path, *line)
     assert status == 0, err
-    assert "resum" in (tmp_path / "night" / "pipeline.log").read_text()
+    assert err.count("resumes from") == 1
     assert (tmp_path / "latest" / "export" / "model.safetensors").is_file()
+    training = json.loads((tmp_path / "night" / "checkpoint" / "training.json").read_text())
+    assert training["totals"]["steps"] == 60
 
 
 @pytest.mark.parametrize(

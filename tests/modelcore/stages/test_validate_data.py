@@ -186,6 +186,11 @@ def test_a_folder_without_files_is_refused(tmp_path, outcome):
         outcome.validate(corpus=str(tmp_path / "empty"))
 
 
+def test_an_empty_name_is_not_the_working_folder(outcome):
+    with pytest.raises(InputError, match="corpus is empty; give a file"):
+        outcome.validate(corpus="")
+
+
 def test_a_missing_path_is_refused(tmp_path, outcome):
     with pytest.raises(InputError, match="nowhere does not exist"):
         outcome.validate(corpus=str(tmp_path / "nowhere"))
