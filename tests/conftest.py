@@ -1,5 +1,6 @@
 """What tests of several folders share."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -26,6 +27,20 @@ _LEAKING = (
 def no_leaking_settings(monkeypatch):
     for name in _LEAKING:
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def own_logging():
+    """A stage sets logging up for the rest of its process; here each test begins without.
+
+    pytest captures the root logger and, beside it, each logger that does not propagate: a record of a logger that a
+    test makes propagate again would be captured twice.
+    """
+    logger = logging.getLogger("modelcore")
+    for handler in [handler for handler in logger.handlers if type(handler) is logging.StreamHandler]:
+        logger.removeHandler(handler)
+    logger.setLevel(logging.NOTSET)
+    logger.propagate = True
 
 
 @pytest.fixture(autouse=True)

@@ -67,7 +67,6 @@ def test_an_incomplete_checkpoint_is_passed_over_for_the_one_before(save, tmp_pa
         push_checkpoint(save(tmp_path / "here", step), str(there), keep=2)
     (there / "step-00000002" / "manifest.json").unlink()
     with caplog.at_level(logging.WARNING, "modelcore"):
-        logging.getLogger("modelcore").propagate = True
         pull_checkpoint(str(there), tmp_path / "elsewhere")
     assert "step-00000002 is passed over: manifest.json is missing" in caplog.text
     assert latest_checkpoint(tmp_path / "elsewhere").name == "step-00000001"
