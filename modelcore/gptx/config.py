@@ -187,14 +187,8 @@ class GPTConfig:
         required = {name for name, field in known.items() if field.default is dataclasses.MISSING}
         if missing := sorted(required - fields.keys()):
             raise InputError(f"model field {missing[0]!r} is missing")
-        scaling = fields.get("rope_scaling")
-        if isinstance(scaling, dict):
-            known = {field.name: field for field in dataclasses.fields(RopeScaling)}
-            if unknown := sorted(scaling.keys() - known.keys()):
-                raise InputError(f"unknown field {unknown[0]!r} of rope_scaling; known: {', '.join(known)}")
-            if missing := sorted({"kind", "factor"} - scaling.keys()):
-                raise InputError(f"field {missing[0]!r} of rope_scaling is missing")
-            fields = fields | {"rope_scaling": RopeScaling(**scaling)}
+        if isinstance(fields.get("rope_scaling"), dict):
+            fields = fields | {"rope_scaling": RopeScaling.from_dict(fields["rope_scaling"])}
         return cls(**fields)
 
 

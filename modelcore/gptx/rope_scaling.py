@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -92,6 +92,16 @@ class RopeScaling:
             raise InputError(f"attention_factor is {self.attention_factor!r}; it must be a number above 0, or null")
         if not isinstance(self.truncate, bool):
             raise InputError(f"truncate is {self.truncate!r}; it must be true or false")
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> RopeScaling:
+        """The scaling that plain JSON values describe; unknown or missing fields are an error."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        if unknown := sorted(fields.keys() - known):
+            raise InputError(f"unknown field {unknown[0]!r} of rope_scaling; known: {', '.join(sorted(known))}")
+        if missing := sorted({"kind", "factor"} - fields.keys()):
+            raise InputError(f"field {missing[0]!r} of rope_scaling is missing")
+        return cls(**fields)
 
     @property
     def magnitude(self) -> float:

@@ -88,6 +88,8 @@ def from_huggingface(fields: dict[str, Any]) -> GPTConfig:
     require(fields, "expansion_ratio", 4)
     require(fields, "no_bias", True)
     require(fields, "logit_scale", None)
+    if "rms" in str(fields.get("norm_type")):
+        raise InputError(f"norm_type is {fields['norm_type']!r}; only layernorm is supported")
     d_model, n_heads = whole_number(fields, "d_model", 2048), whole_number(fields, "n_heads", 16)
     return GPTConfig(
         vocab_size=whole_number(fields, "vocab_size", 50368),

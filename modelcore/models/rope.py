@@ -43,7 +43,7 @@ def written_context(config: GPTConfig) -> int:
     return config.context_length
 
 
-def from_huggingface(fields: dict[str, Any], default_context: int = 2048) -> tuple[float, RopeScaling | None, int]:
+def from_huggingface(fields: dict[str, Any]) -> tuple[float, RopeScaling | None, int]:
     """The base of RoPE, its scaling and the context that a ``config.json`` describes.
 
     As in transformers, ``rope_scaling`` counts before ``rope_parameters``.
@@ -51,8 +51,10 @@ def from_huggingface(fields: dict[str, Any], default_context: int = 2048) -> tup
     Raises:
         InputError: If the scaling is of a kind that is not supported, or a number of it is missing or wrong.
     """
-    context = whole_number(fields, "max_position_embeddings", default_context)
+    context = whole_number(fields, "max_position_embeddings", 2048)
     rope = fields.get("rope_scaling") or fields.get("rope_parameters") or {}
+    if any(isinstance(value, dict) for value in rope.values()):
+        raise InputError("rope_parameters differ from layer to layer; only one RoPE for all layers is supported")
     require(rope, "partial_rotary_factor", 1.0)
     theta = float(rope.get("rope_theta") or fields.get("rope_theta") or 10_000.0)
     kind = rope.get("rope_type", rope.get("type", "default"))

@@ -146,7 +146,7 @@ def test_unknown_and_missing_fields_are_refused():
     del fields["d_ff"]
     with pytest.raises(InputError, match="model field 'd_ff' is missing"):
         GPTConfig.from_dict(fields)
-    with pytest.raises(InputError, match="unknown field 'type' of rope_scaling; known: kind, factor, "):
+    with pytest.raises(InputError, match="unknown field 'type' of rope_scaling; known: attention_factor, beta_fast, "):
         GPTConfig.from_dict(BASE.to_dict() | {"rope_scaling": {"type": "linear", "factor": 2.0}})
     with pytest.raises(InputError, match="field 'factor' of rope_scaling is missing"):
         GPTConfig.from_dict(BASE.to_dict() | {"rope_scaling": {"kind": "linear"}})

@@ -1,6 +1,7 @@
 """What has a counterpart in transformers, and what its layers are called there."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -55,6 +56,70 @@ def test_a_variant_that_its_owner_does_not_have_has_no_counterpart(name, changes
         InputError, match=r"has no Hugging Face counterpart here: GPT-2 has learned positions, .* Mistral"
     ):
         architecture_of(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "message"),
+    [
+        (
+            "bloom",
+            {"apply_residual_connection_post_layernorm": True},
+            "apply_residual_connection_post_layernorm is True",
+        ),
+        ("mpt", {"attn_config": {"clip_qkv": 6}}, "clip_qkv is 6; only None is supported"),
+        ("mpt", {"attn_config": {"alibi_bias_max": 16}}, "alibi_bias_max is 16; only 8 is supported"),
+        ("mpt", {"attn_config": {"alibi": False}}, "alibi is False; only True is supported"),
+        ("mpt", {"attn_config": {"qk_ln": True}}, "qk_ln is True; only False is supported"),
+        ("mpt", {"attn_config": "torch"}, "attn_config is 'torch'; an object is needed"),
+        ("mpt", {"expansion_ratio": 3}, "expansion_ratio is 3; only 4 is supported"),
+        ("mpt", {"logit_scale": "inv_sqrt_d_model"}, "logit_scale is 'inv_sqrt_d_model'; only None is supported"),
+        ("mpt", {"norm_type": "rmsnorm"}, "norm_type is 'rmsnorm'; only layernorm is supported"),
+        ("mistral", {"sliding_window": 0}, "sliding_window is 0; it must be a whole number of 1 or more"),
+        ("mistral", {"hidden_act": "gelu"}, "hidden_act is 'gelu'; only 'silu' is supported"),
+        (
+            "llama",
+            {"rope_parameters": {"full_attention": {"rope_type": "linear"}}},
+            "rope_parameters differ from layer",
+        ),
+    ],
+)
+def test_a_file_that_its_owner_reads_otherwise_is_refused_by_its_field(name, fields, message):
+    described = ARCHITECTURES[name].to_huggingface(CONFIGS[name])
+    with pytest.raises(InputError, match=message):
+        ARCHITECTURES[name].from_huggingface(described | {"rope_scaling": None} | fields)
+
+
+def test_a_mistral_file_says_nothing_of_the_window_where_it_is_4096_and_null_where_there_is_none():
+    described = ARCHITECTURES["mistral"].to_huggingface(CONFIGS["mistral"])
+    del described["sliding_window"]
+    assert ARCHITECTURES["mistral"].from_huggingface(described).sliding_window == 4096
+    config = ARCHITECTURES["mistral"].from_huggingface(described | {"sliding_window": None})
+    assert config.sliding_window is None
+    assert architecture_of(config) is ARCHITECTURES["llama"]
+
+
+def test_published_bloom_files_name_their_sizes_as_megatron_did():
+    described = ARCHITECTURES["bloom"].to_huggingface(CONFIGS["bloom"])
+    renamed = {"hidden_size": "n_embed", "n_head": "num_attention_heads", "n_layer": "num_hidden_layers"}
+    old = {renamed.get(name, name): value for name, value in described.items()}
+    assert ARCHITECTURES["bloom"].from_huggingface(old) == CONFIGS["bloom"]
+
+
+@pytest.mark.parametrize(
+    ("rope", "scaling"),
+    [
+        ({"type": "yarn", "original_max_position_embeddings": 4}, RopeScaling("yarn", 4.0, 4)),
+        ({"rope_type": "yarn", "factor": 4.0, "finetuned": True}, RopeScaling("yarn", 4.0, 16)),
+        (
+            {"rope_type": "yarn", "factor": 4.0, "mscale": 0.7, "mscale_all_dim": 1.0},
+            RopeScaling("yarn", 4.0, 16, attention_factor=(0.07 * math.log(4) + 1) / (0.1 * math.log(4) + 1)),
+        ),
+    ],
+    ids=["factor from the two contexts", "original context from the context", "DeepSeek's two numbers"],
+)
+def test_yarn_is_read_as_transformers_reads_what_is_left_out(rope, scaling):
+    described = ARCHITECTURES["llama"].to_huggingface(CONFIGS["llama"]) | {"rope_scaling": rope}
+    assert ARCHITECTURES["llama"].from_huggingface(described).rope_scaling == scaling
 
 
 @pytest.mark.parametrize("name", CONFIGS)
