@@ -37,18 +37,30 @@ def atomic_file(path: Path, mode: str = "wb", **options: Any) -> Iterator[IO[Any
     Raises:
         InputError: If the disk is full.
     """
-    path = Path(os.path.realpath(path))  # a link stays one
     if "b" not in mode:
         options.setdefault("encoding", "utf-8")
+    with atomic_path(path) as fresh, open(fresh, mode, **options) as file:
+        yield file
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yields the path of an empty temporary file beside ``path``, which takes its place when the block ends well.
+
+    For libraries that open files by their names.
+
+    Raises:
+        InputError: If the disk is full.
+    """
+    path = Path(os.path.realpath(path))  # a link stays one
     with _readable_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        os.close(handle)
         try:
-            with open(handle, mode, **options) as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
+            yield Path(name)
             os.chmod(name, 0o666 & ~_umask())
+            sync(Path(name))
             os.replace(name, path)
             sync(path.parent)
         except BaseException:

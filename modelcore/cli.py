@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from modelcore import __version__, launch, logs
-from modelcore.errors import InputError
+from modelcore.errors import ConversionError, InputError
 from modelcore.interrupts import Interrupts
 
 
@@ -43,7 +43,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         command: Callable[[argparse.Namespace], int] = options.command
         return command(options)
-    except InputError as error:
+    except (InputError, ConversionError) as error:
         sys.stderr.write(f"modelcore: error: {error}\n")
         return 1
     except ModuleNotFoundError as error:
@@ -246,14 +246,29 @@ def _add_convert(commands: Commands) -> None:
     def run(options: argparse.Namespace) -> int:
         from modelcore.stages.convert_checkpoint import convert_checkpoint
 
-        result = convert_checkpoint(checkpoint=options.source, adapter=options.adapter, out=options.dest, to=options.to)
+        result = convert_checkpoint(
+            checkpoint=options.source,
+            adapter=options.adapter,
+            base=options.base,
+            out=options.dest,
+            to=options.to,
+            dtype=options.dtype,
+        )
         return _done(options.dest, result.results)
 
     parser = _add(commands, "convert", run, "Convert a model; its format is found by looking at it.")
-    parser.add_argument("source", type=Path, metavar="SOURCE", help="folder of a native or Hugging Face model")
-    parser.add_argument("dest", type=Path, metavar="DEST", help="folder to write")
-    parser.add_argument("--to", choices=("native", "huggingface"), required=True, help="format to write")
+    parser.add_argument(
+        "source", type=Path, metavar="SOURCE", help="folder of a native or Hugging Face model; for peft, of an adapter"
+    )
+    parser.add_argument("dest", type=Path, metavar="DEST", help="folder to write; for gguf, file that ends in .gguf")
+    parser.add_argument(
+        "--to", choices=("native", "huggingface", "peft", "gguf"), required=True, help="format to write"
+    )
     parser.add_argument("--adapter", type=Path, help="LoRA adapter (PEFT folder) to merge in")
+    parser.add_argument("--base", type=Path, help="for peft: folder of the model that the adapter was trained on")
+    parser.add_argument(
+        "--dtype", choices=("f32", "f16", "bf16", "q8_0"), help="for gguf: how weights are stored; unset: as they are"
+    )
 
 
 def _add_evaluate(commands: Commands) -> None:

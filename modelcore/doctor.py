@@ -21,6 +21,7 @@ PACKAGES = (
     ("pyarrow", "data", "reading and writing parquet"),
     ("boto3", "storage", "s3:// paths"),
     ("transformers", "convert", "checking exports, register"),
+    ("gguf", "convert", "export to GGUF"),
     ("mlflow", "tracking", "tracking, register"),
     ("matplotlib", "tracking", "pictures"),
     ("kfp", "pipelines", "make pipeline"),

@@ -1,4 +1,4 @@
-"""The one exception for problems that the person at the terminal can mend."""
+"""The exceptions whose message is all that the person at the terminal needs."""
 
 
 class InputError(ValueError):
@@ -7,6 +7,10 @@ class InputError(ValueError):
     The command line and the pipeline print the message alone, without a traceback, and exit
     non-zero. A message names the thing, its value, and what would be right.
     """
+
+
+class ConversionError(RuntimeError):
+    """A converted model does not compute what its source does; nothing of it was kept."""
 
 
 def first_line(error: BaseException) -> str:

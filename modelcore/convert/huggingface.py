@@ -1,21 +1,28 @@
 """Hugging Face's model folder, written and read as plain JSON and safetensors, without transformers.
 
-The files are those of ``save_pretrained``: ``config.json``, ``generation_config.json``, ``model.safetensors`` (or, when
-reading, shards listed in ``model.safetensors.index.json``), and the tokenizer's.
+The files are those of ``save_pretrained``: ``config.json``, ``generation_config.json``, ``model.safetensors`` (or
+shards listed in ``model.safetensors.index.json``), and the tokenizer's.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import logging
+import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from modelcore.atomic import write_json
+from modelcore.convert.vocabulary import proven_vocab_size
 from modelcore.errors import InputError
 from modelcore.gptx import GPT, GPTConfig
 from modelcore.models.architectures import ARCHITECTURES, Architecture, architecture_of
+from modelcore.models.layout import TensorMap
 from modelcore.models.native import (
     check_tensors,
     empty_model,
@@ -26,33 +33,48 @@ from modelcore.models.native import (
 )
 from modelcore.tokenizers import Tokenizer
 
+logger = logging.getLogger(__name__)
+
 CONFIG_FILE = "config.json"
 GENERATION_FILE = "generation_config.json"
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 
+MAX_SHARD_BYTES = 5_000_000_000
+"""Largest file of weights: the size at which huggingface_hub cuts them."""
+
 _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _HEAD = "lm_head.weight"
 
+# Fields of a generation_config.json that are about the file, not about generation.
+_ABOUT_THE_FILE = ("_from_model_config", "transformers_version")
 
-def write_huggingface(folder: Path, model: GPT, tokenizer: Tokenizer | None) -> None:
+
+def write_huggingface(
+    folder: Path,
+    model: GPT,
+    tokenizer: Tokenizer | None,
+    generation: Mapping[str, Any] | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> None:
     """Writes ``model`` so that ``AutoModelForCausalLM`` and ``AutoTokenizer`` load it.
 
     Args:
         folder: An existing folder, usually a temporary one.
-        model: A GPT-2 or a Llama; adapters must be merged.
+        model: A model that transformers has too; adapters must be merged.
         tokenizer: Its tokenizer, or None for a model without one.
+        generation: Fields of ``generation_config.json`` to carry over; the ids of special tokens are the tokenizer's
+            if there is one.
+        max_shard_bytes: Largest file of weights, unless one tensor alone is larger. Beyond it they are cut into
+            shards, of which one at a time is held in memory.
 
     Raises:
         InputError: If the model has no counterpart in transformers, or the tokenizer is another model's.
     """
     folder = Path(folder)
     architecture = architecture_of(model.config)
-    state = model.state_dict()
-    tensors: dict[str, Tensor] = {}
-    for entry in architecture.tensor_maps(model.config):
-        tensors |= entry.split(state[entry.ours].detach().cpu())
-    special: dict[str, int | None] = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+    special: dict[str, Any] = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+    generation = dict(generation or {})
     if tokenizer is not None:
         if tokenizer.vocab_size != model.config.vocab_size:
             raise InputError(
@@ -64,10 +86,13 @@ def write_huggingface(folder: Path, model: GPT, tokenizer: Tokenizer | None) -> 
             "eos_token_id": tokenizer.eos_id,
             "pad_token_id": tokenizer.pad_id,
         }
+    else:
+        special |= {name: generation[name] for name in special if name in generation}
+    generation |= {name: value for name, value in special.items() if value is not None}
     dtype = str(model.embedding.weight.dtype).removeprefix("torch.")
     write_json(folder / CONFIG_FILE, architecture.to_huggingface(model.config) | special | {"dtype": dtype})
-    write_json(folder / GENERATION_FILE, {name: value for name, value in special.items() if value is not None})
-    save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    write_json(folder / GENERATION_FILE, generation)
+    _write_weights(folder, model, architecture.tensor_maps(model.config), max_shard_bytes)
     if tokenizer is not None:
         from modelcore.tokenizers.huggingface import export_huggingface
 
@@ -78,6 +103,8 @@ def write_huggingface(folder: Path, model: GPT, tokenizer: Tokenizer | None) -> 
 def read_huggingface(folder: Path) -> GPT:
     """The model in a Hugging Face folder, in evaluation mode and the dtype stored.
 
+    Where the folder's tokenizer proves that the last rows of the vocabulary are padding, they are cut off.
+
     Raises:
         InputError: If its architecture or a variant of it is not supported, a file is missing, truncated or a
             pickle, or its tensors are not those that its configuration asks for.
@@ -86,12 +113,71 @@ def read_huggingface(folder: Path) -> GPT:
     architecture, config = _read_config(folder)
     source, theirs = _read_weights(folder)
     theirs = _normalized(source, theirs, architecture, config)
-    model = empty_model(config)
-    shapes = tensor_shapes(model)
+    shapes = tensor_shapes(empty_model(config))
     maps = architecture.tensor_maps(config)
     expected = {name: shape for entry in maps for name, shape in entry.shapes(shapes[entry.ours]).items()}
     check_tensors(source, theirs, expected)
-    return fill_model(model, {entry.ours: entry.join([theirs[name] for name in entry.theirs]) for entry in maps})
+    # Taken out one by one: what was joined does not stay mapped beside its parts.
+    ours = {entry.ours: entry.join([theirs.pop(name) for name in entry.theirs]) for entry in maps}
+    size = proven_vocab_size(folder)
+    if size is not None and size < config.vocab_size:
+        logger.info(
+            "%s: the vocabulary has %d rows and its tokenizer %d tokens; the rows beyond are padding and are cut off",
+            folder,
+            config.vocab_size,
+            size,
+        )
+        config = dataclasses.replace(config, vocab_size=size)
+        ours |= {name: ours[name][:size] for name in ("embedding.weight", "head.weight") if name in ours}
+    return fill_model(empty_model(config), ours)
+
+
+def read_generation(folder: Path) -> dict[str, Any]:
+    """The fields of a folder's ``generation_config.json`` that are about generation; empty if it has none.
+
+    Raises:
+        InputError: If the file is no JSON object.
+    """
+    path = Path(folder) / GENERATION_FILE
+    if not path.is_file():
+        return {}
+    return {name: value for name, value in read_json(path).items() if name not in _ABOUT_THE_FILE}
+
+
+def _write_weights(folder: Path, model: GPT, maps: list[TensorMap], max_shard_bytes: int) -> None:
+    """Writes one file, or shards and their index, with no more than one file's tensors copied at a time."""
+    state, shapes = model.state_dict(), tensor_shapes(model)
+    width = model.embedding.weight.element_size()
+    sizes = {
+        name: math.prod(shape) * width for entry in maps for name, shape in entry.shapes(shapes[entry.ours]).items()
+    }
+    shards = _shards(sizes, max_shard_bytes)
+    files = [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
+    if len(shards) == 1:
+        files = [WEIGHTS_FILE]
+    number, held = 0, dict[str, Tensor]()
+    for entry in maps:
+        for name, tensor in entry.split(state[entry.ours].detach().cpu()).items():
+            held[name] = tensor
+            if len(held) == len(shards[number]):
+                save_file(held, folder / files[number], metadata={"format": "pt"})
+                number, held = number + 1, {}
+    if len(shards) > 1:
+        places = {name: file for file, names in zip(files, shards, strict=True) for name in names}
+        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": dict(sorted(places.items()))}
+        write_json(folder / INDEX_FILE, index)
+
+
+def _shards(sizes: Mapping[str, int], max_bytes: int) -> list[list[str]]:
+    """Tensors in their order, cut where a shard would grow beyond ``max_bytes``."""
+    shards, total = [list[str]()], 0
+    for name, size in sizes.items():
+        if shards[-1] and total + size > max_bytes:
+            shards.append([])
+            total = 0
+        shards[-1].append(name)
+        total += size
+    return shards
 
 
 def _read_config(folder: Path) -> tuple[Architecture, GPTConfig]:

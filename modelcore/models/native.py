@@ -149,6 +149,11 @@ def map_tensors(path: Path) -> dict[str, Tensor]:
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{path} is missing") from None
     except (SafetensorError, OSError) as error:
+        if _is_pickle(path):
+            raise InputError(
+                f"{path} is no safetensors file but a pickle, which can run code when it is read; it was not opened: "
+                "save the weights as safetensors"
+            ) from None
         raise InputError(f"{path} is truncated or no safetensors file: {error}") from None
 
 
@@ -211,6 +216,16 @@ def fill_model(model: GPT, tensors: dict[str, Tensor]) -> GPT:
     if tied:  # assigning made two parameters of the one tensor
         model.head.weight = model.embedding.weight
     return model.eval()
+
+
+def _is_pickle(path: Path) -> bool:
+    """Whether a file begins as a pickle does, bare or in the archive of ``torch.save``.
+
+    A safetensors file begins with the length of its header, in eight bytes of which the last four are zero.
+    """
+    with open(path, "rb") as file:
+        start = file.read(8)
+    return start[:4] == b"PK\x03\x04" or (start[:1] == b"\x80" and start[4:] != bytes(4))
 
 
 class _WithoutInitialization(TorchFunctionMode):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from modelcore.convert import convert
-from modelcore.convert.formats import Format
+from modelcore.convert import Format, convert
+from modelcore.convert.gguf import DType
 from modelcore.stages.outputs import check_place
 from modelcore.stages.stage import Stage, StageSummary
 
@@ -17,16 +17,21 @@ def convert_checkpoint(
     checkpoint: Path | str,
     out: Path | str,
     adapter: Path | str | None = None,
+    base: Path | str | None = None,
     to: Format = DEFAULT_FORMAT,
+    dtype: DType | None = None,
     summary: Path | None = None,
 ) -> StageSummary:
     """Converts a model and checks that what was written computes the same.
 
     Args:
-        checkpoint: A native or Hugging Face model folder; which of them is found by looking at it.
-        out: The folder to write; replaced when the new one has passed its check.
+        checkpoint: A native or Hugging Face model folder, or for ``peft`` an adapter; which of them is found by
+            looking at it.
+        out: The folder to write, or for ``gguf`` the file; replaced when the new one has passed its check.
         adapter: A LoRA adapter of that model, merged into it in fp32; None for the model alone.
+        base: For ``peft`` alone: the model that the adapter was trained on.
         to: The format to write.
+        dtype: For ``gguf`` alone: ``f32``, ``f16``, ``bf16`` or ``q8_0``; None: what the weights are.
         summary: File to write the stage's summary to.
 
     Returns:
@@ -37,9 +42,16 @@ def convert_checkpoint(
         InputError: If an input is damaged, is of no kind that can be converted, or the adapter is another model's.
         ConversionError: If the result does not compute what the source does.
     """
-    with Stage("convert_checkpoint", {"to": to}, summary=summary) as stage:
+    with Stage("convert_checkpoint", {"to": to, "dtype": dtype or "as stored"}, summary=summary) as stage:
         check_place(Path(out))
-        done = convert(Path(checkpoint), Path(out), to, adapter=Path(adapter) if adapter is not None else None)
+        done = convert(
+            Path(checkpoint),
+            Path(out),
+            to,
+            adapter=Path(adapter) if adapter is not None else None,
+            base=Path(base) if base is not None else None,
+            dtype=dtype,
+        )
         stage.results.update(
             source_format=done.source_format,
             max_logit_difference=done.max_logit_difference,

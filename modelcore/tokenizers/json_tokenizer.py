@@ -106,7 +106,7 @@ class JsonTokenizer(Tokenizer):
                 f"{self.model_file} cannot be used: it has neither byte-level pieces, as GPT-2, nor byte fallback, as "
                 "LLaMA, so characters outside its vocabulary would be lost"
             )
-        read = _byte_level_bytes if "ByteLevel" in kinds else _byte_fallback_bytes
+        read = byte_level_bytes if "ByteLevel" in kinds else _byte_fallback_bytes
         added = {token["id"]: token for token in fields["added_tokens"]}
         pieces = [b""] * (max(vocabulary.values(), default=-1) + 1)
         for token, i in vocabulary.items():
@@ -201,7 +201,8 @@ def _byte_fallback_bytes(token: str) -> bytes:
     return token.replace("\u2581", " ").encode()
 
 
-def _byte_level_bytes(token: str) -> bytes:
+def byte_level_bytes(token: str) -> bytes:
+    """What a piece of GPT-2's tokenizer stands for."""
     return b"".join(_BYTES.get(character) or character.encode() for character in token)
 
 

@@ -3,13 +3,16 @@
 import json
 
 import pytest
+import tokenizers
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
+from modelcore.convert import convert
 from modelcore.convert.huggingface import read_huggingface, write_huggingface
 from modelcore.errors import InputError
 from modelcore.gptx import GPT, GPTConfig
+from modelcore.models import load_model
 
 SIZES = {"vocab_size": 31, "context_length": 16, "n_layers": 2, "d_model": 16, "n_heads": 4, "d_ff": 24}
 TOKENS = torch.arange(12).reshape(2, 6)
@@ -53,6 +56,114 @@ def test_a_model_in_shards_is_read(tmp_path, theirs):
     theirs.save_pretrained(tmp_path, max_shard_size="4KB")
     assert len(list(tmp_path.glob("model-*.safetensors"))) > 2
     assert_same(read_huggingface(tmp_path), theirs)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@pytest.mark.parametrize("max_shard_bytes", [1, 3000, 5000])
+def test_shards_are_cut_and_listed_as_hugging_face_does(tmp_path, kind, max_shard_bytes):
+    gpt2 = {"positions": "learned", "norm": "layernorm", "feedforward": "gelu_tanh", "attention_bias": True}
+    gpt2 |= {"feedforward_bias": True, "norm_bias": True, "n_kv_heads": 4, "tie_embeddings": True}
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(**SIZES | (gpt2 if kind == "gpt2" else {"n_kv_heads": 2}))).eval()
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "shards").mkdir()
+    write_huggingface(tmp_path / "whole", model, None)
+    write_huggingface(tmp_path / "shards", model, None, max_shard_bytes=max_shard_bytes)
+
+    whole = load_file(tmp_path / "whole" / "model.safetensors")
+    index = json.loads((tmp_path / "shards" / "model.safetensors.index.json").read_text())
+    assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in whole.values())
+    assert index["weight_map"].keys() == whole.keys()
+    sizes = {}
+    for name, file in index["weight_map"].items():
+        tensors = load_file(tmp_path / "shards" / file)
+        assert torch.equal(tensors[name], whole[name])
+        sizes[file] = [tensor.nbytes for tensor in tensors.values()]
+    assert sorted(sizes) == [f"model-{i:05d}-of-{len(sizes):05d}.safetensors" for i in range(1, len(sizes) + 1)]
+    assert all(sum(size) <= max_shard_bytes or len(size) == 1 for size in sizes.values())
+    assert_same(model, AutoModelForCausalLM.from_pretrained(tmp_path / "shards").eval())
+    assert torch.equal(read_huggingface(tmp_path / "shards")(TOKENS), model(TOKENS))
+
+
+def test_a_small_model_is_one_file_without_an_index(tmp_path):
+    write_huggingface(tmp_path, GPT(GPTConfig(n_kv_heads=2, **SIZES)), None)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "config.json", "generation_config.json", "model.safetensors",
+    }  # fmt: skip
+
+
+def tokenizer_json(size):
+    """The tokenizers library's file of so many tokens, the last of them added later."""
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE({f"t{i}": i for i in range(size - 1)}, []))
+    tokenizer.add_special_tokens(["<end>"])
+    return tokenizer.to_str()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tokenizer.json", tokenizer_json(29)),
+        ("vocab.json", json.dumps({f"t{i}": i for i in range(29)})),
+        ("tokenizer.json", json.dumps({"model": {"vocab": [[f"t{i}", -1.0] for i in range(29)]}})),
+    ],
+    ids=["tokenizer.json", "vocab.json", "unigram"],
+)
+@pytest.mark.parametrize("tied", [True, False])
+def test_padding_of_the_vocabulary_is_cut_off_where_the_tokenizer_proves_it(tmp_path, caplog, name, content, tied):
+    sizes = {"vocab_size": 31, "n_positions": 16, "n_layer": 1, "n_embd": 16, "n_head": 2, "eos_token_id": None}
+    theirs = GPT2LMHeadModel(GPT2Config(tie_word_embeddings=tied, **sizes)).eval()
+    theirs.save_pretrained(tmp_path)
+    assert read_huggingface(tmp_path).config.vocab_size == 31
+    (tmp_path / name).write_text(content)
+    with caplog.at_level("INFO"):
+        model = read_huggingface(tmp_path)
+    assert "the vocabulary has 31 rows and its tokenizer 29 tokens; the rows beyond are padding" in caplog.text
+    assert model.config.vocab_size == 29
+    assert sum(parameter.numel() for parameter in model.parameters()) == model.config.num_params()
+    assert (model(TOKENS) - theirs(TOKENS).logits[..., :29]).abs().max() <= 1e-4
+
+
+def test_a_folder_of_padded_vocabulary_becomes_native_and_is_compared_with_its_owner(tmp_path):
+    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE({token: i for i, token in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<|endoftext|>"])  # the 257th token
+    sizes = {"vocab_size": 320, "n_positions": 16, "n_layer": 1, "n_embd": 16, "n_head": 2}
+    GPT2LMHeadModel(GPT2Config(bos_token_id=256, eos_token_id=256, **sizes)).save_pretrained(tmp_path / "theirs")
+    tokenizer.save(str(tmp_path / "theirs" / "tokenizer.json"))
+    done = convert(tmp_path / "theirs", tmp_path / "native", "native")
+    assert done.verified_by == "transformers"
+    assert load_model(tmp_path / "native").config.vocab_size == 257
+    convert(tmp_path / "native", tmp_path / "back", "huggingface")
+    assert AutoTokenizer.from_pretrained(tmp_path / "back").encode("ab c") == tokenizer.encode("ab c").ids
+
+
+def test_tokens_added_later_are_no_padding(folder):
+    (folder / "tokenizer.json").write_text(tokenizer_json(28))
+    (folder / "added_tokens.json").write_text('{"<tool>": 30}')
+    assert read_huggingface(folder).config.vocab_size == 31
+    (folder / "added_tokens.json").write_text("{}")
+    (folder / "tokenizer_config.json").write_text('{"added_tokens_decoder": {"29": {"content": "<tool>"}}}')
+    assert read_huggingface(folder).config.vocab_size == 30
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("tokenizer.json", "\x80\x04pickle", "is no JSON"),
+        ("tokenizer.json", '{"model": {"vocab": {"a": 0', "is no JSON"),
+        ("tokenizer.json", "{}", "has no vocabulary under 'model'"),
+        ("tokenizer.json", '{"model": {"vocab": {"a": "0x"}}}', "has a token whose id is no number"),
+        ("vocab.json", "[]", "holds a JSON list"),
+        ("tokenizer.model", "text", "is no SentencePiece model"),
+        ("generation_config.json", "{", "is no JSON"),
+    ],
+)
+def test_a_damaged_file_beside_the_weights_is_refused_by_name(folder, tmp_path, name, content, message):
+    (folder / name).write_text(content)
+    with pytest.raises(InputError, match=rf"{name} {message}"):
+        convert(folder, tmp_path / "out", "native")
 
 
 def test_gpt2_files_without_prefix_and_with_masks_are_read(tmp_path):

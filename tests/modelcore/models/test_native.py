@@ -114,7 +114,15 @@ def test_truncated_weights_are_refused(folder, kept):
 
 def test_a_pickle_under_the_name_of_the_weights_is_refused(folder):
     torch.save({"embedding.weight": torch.zeros(2)}, folder / "model.safetensors")
-    with pytest.raises(InputError, match="no safetensors file"):
+    with pytest.raises(InputError, match=r"model\.safetensors is no safetensors file but a pickle, which can run code"):
+        load_model(folder)
+
+
+def test_truncated_weights_are_not_taken_for_a_pickle(folder):
+    path = folder / "model.safetensors"
+    header = json.dumps({"__metadata__": {"format": "x" * 600}}).encode().ljust(640)  # a length that begins with 0x80
+    path.write_bytes(len(header).to_bytes(8, "little") + header[:100])
+    with pytest.raises(InputError, match=r"model\.safetensors is truncated or no safetensors file"):
         load_model(folder)
 
 
