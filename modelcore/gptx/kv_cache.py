@@ -69,7 +69,7 @@ class KVCache:
         self.lengths = torch.zeros(batch_size, dtype=torch.long, device=device)
         self._host_lengths = [0] * batch_size  # the same, without asking the device
         self._written = [0] * batch_size  # positions of each row that slots have been written for
-        self._pending: list[tuple[Tensor, Tensor] | None] = [None] * config.n_layers
+        self._pending: dict[int, tuple[Tensor, Tensor]] = {}  # by layer, what the ring is yet to take
 
     @property
     def longest(self) -> int:
@@ -124,7 +124,7 @@ class KVCache:
         time, dtype, storages = keys.shape[2], keys.dtype, (self.keys[layer], self.values[layer])
         end = self.longest + time
         if self._in_place(time):
-            self._pending[layer] = None
+            self._pending.pop(layer, None)
             slots = positions if end <= self.slots else positions % self.slots
             for storage, new in zip(storages, (keys, values), strict=True):
                 storage.write(slots, new)
@@ -141,7 +141,7 @@ class KVCache:
         """Counts new tokens as valid: the same number for every row, or one number a row."""
         counts = [time] * len(self._host_lengths) if isinstance(time, int) else time
         added: int | Tensor = time if isinstance(time, int) else torch.tensor(time, device=self.lengths.device)
-        if self._pending[0] is not None:
+        if self._pending:
             self._take_pending(counts)
         self.lengths = self.lengths + added
         self._host_lengths = [n + count for n, count in zip(self._host_lengths, counts, strict=True)]
@@ -175,7 +175,7 @@ class KVCache:
         self.lengths = self.lengths[index]
         self._host_lengths = [self._host_lengths[row] for row in rows]
         self._written = [self._written[row] for row in rows]
-        self._pending = [None] * len(self._pending)
+        self._pending = {}
 
     def _in_place(self, time: int) -> bool:
         """Whether ``time`` tokens can be written before they are read: none of them overwrites what another sees."""
@@ -193,17 +193,16 @@ class KVCache:
     def _take_pending(self, counts: list[int]) -> None:
         """Moves the newest of each row's valid tokens from the last pass to the ring."""
         device = self.lengths.device
-        for layer, pending in enumerate(self._pending):
-            assert pending is not None  # noqa: S101  (a pass writes all layers)
-            # The last tokens of each row. A row that has fewer writes its first one again.
-            n_tokens = min(pending[0].shape[2], self.slots)
-            last = torch.tensor(counts, device=device)[:, None] - n_tokens
-            token = (last + torch.arange(n_tokens, device=device)).clamp(min=0)  # (B, n_tokens)
-            slots = (self.lengths[:, None] + token) % self.slots
-            for storage, new in zip((self.keys[layer], self.values[layer]), pending, strict=True):
+        # The last tokens of each row. A row that has fewer writes its first one again.
+        n_tokens = min(self._pending[0][0].shape[2], self.slots)
+        first = torch.tensor(counts, device=device)[:, None] - n_tokens
+        token = (first + torch.arange(n_tokens, device=device)).clamp(min=0)  # (B, n_tokens)
+        slots = (self.lengths[:, None] + token) % self.slots
+        for layer, keys_and_values in self._pending.items():
+            for storage, new in zip((self.keys[layer], self.values[layer]), keys_and_values, strict=True):
                 index = token[:, None, :, None].expand(-1, new.shape[1], -1, new.shape[3])
                 storage.write(slots, new.gather(2, index))
-        self._pending = [None] * len(self._pending)
+        self._pending = {}
         self._written = [
             max(written, n + max(count, 1))
             for written, n, count in zip(self._written, self._host_lengths, counts, strict=True)
