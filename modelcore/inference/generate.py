@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from modelcore.errors import InputError
 from modelcore.gptx import GPT, KVCache
-from modelcore.inference.samplers import SamplingConfig, adjust, draw, greedy
+from modelcore.inference.chooser import TokenChooser
+from modelcore.inference.prefill import read_prompts
+from modelcore.inference.samplers import SamplingConfig
 
 FinishReason = Literal["eos", "stop", "length"]
 """Why a text ended: the model ended it, a stop string was met, or the tokens asked for or the context ran out."""
@@ -33,29 +35,38 @@ class Generation:
 def generate(
     model: GPT,
     prompts: Sequence[Sequence[int]],
-    sampling: SamplingConfig | None = None,
-    max_tokens: int = 128,
+    sampling: SamplingConfig | Sequence[SamplingConfig] | None = None,
+    max_tokens: int | Sequence[int] = 128,
     eos_id: int | None = None,
+    stopped: Callable[[int, int], bool] | None = None,
 ) -> list[Generation]:
-    """Continues every prompt; prompts may differ in length.
+    """Continues every prompt; prompts may differ in length, in settings and in how much is asked for.
+
+    Each prompt draws from a generator of its own, seeded with its settings' ``seed``, and no step mixes rows. So a
+    continuation is a function of its prompt, settings and seed, up to one thing: matrix products of another shape may
+    round differently, and the logits of a row then differ in their last bits with the number of rows beside it
+    (some 1e-6 in fp32 on a CPU). The token changes with that only if its two best candidates are as close as
+    that; docs/generation.md says how often this was seen. Random numbers differ between kinds of device.
 
     Args:
         model: The model; dropout is off while it generates.
         prompts: Ids of each prompt, at least one each.
-        sampling: How tokens are chosen. Each prompt draws from a generator of its own, seeded with
-            ``sampling.seed``: its continuation does not depend on the other prompts.
-        max_tokens: Most tokens to add to each prompt. A text ends earlier where the context is full.
+        sampling: How tokens are chosen: for all prompts, or one a prompt.
+        max_tokens: Most tokens to add: to each prompt, or one number a prompt. A text ends earlier where the
+            context is full.
         eos_id: The token that ends a text, or None to go on to the end.
+        stopped: Called with a prompt's index and each of its new tokens; True ends that text there (``stop``).
 
     Returns:
         One :class:`Generation` a prompt, in order.
 
     Raises:
-        InputError: If a prompt is empty, does not fit the context or holds an id outside the vocabulary.
+        InputError: If a prompt is empty, does not fit the context or holds an id outside the vocabulary, if the numbers
+            of prompts and settings differ, or if the model's logits are no numbers.
     """
     tokens: list[list[int]] = [[] for _ in prompts]
     reasons: list[FinishReason] = ["length"] * len(prompts)
-    for step in _steps(model, prompts, sampling or SamplingConfig(), max_tokens, eos_id):
+    for step in _steps(model, prompts, sampling, max_tokens, eos_id, stopped):
         for row, token, reason in step:
             if token is not None:
                 tokens[row].append(token)
@@ -76,7 +87,7 @@ def stream(
     Returns:
         The finish reason, as the generator's return value.
     """
-    for step in _steps(model, [prompt], sampling or SamplingConfig(), max_tokens, eos_id):
+    for step in _steps(model, [prompt], sampling, max_tokens, eos_id):
         _, token, reason = step[0]
         if token is not None:
             yield token
@@ -90,59 +101,59 @@ _Event = tuple[int, int | None, FinishReason | None]
 
 
 def _steps(
-    model: GPT, prompts: Sequence[Sequence[int]], sampling: SamplingConfig, max_tokens: int, eos_id: int | None
+    model: GPT,
+    prompts: Sequence[Sequence[int]],
+    sampling: SamplingConfig | Sequence[SamplingConfig] | None,
+    max_tokens: int | Sequence[int],
+    eos_id: int | None,
+    stopped: Callable[[int, int], bool] | None = None,
 ) -> Iterator[list[_Event]]:
     """One list of events a step, for the prompts that have not ended before."""
-    _check(model, prompts, max_tokens)
-    training = model.training
-    model.eval()
-    try:
-        yield from _run(model, prompts, sampling, max_tokens, eos_id)
-    finally:
-        model.train(training)
+    if sampling is None or isinstance(sampling, SamplingConfig):
+        sampling = [sampling or SamplingConfig()] * len(prompts)
+    if isinstance(max_tokens, int):
+        max_tokens = [max_tokens] * len(prompts)
+    for name, given in (("sampling settings", sampling), ("values of max_tokens", max_tokens)):
+        if len(given) != len(prompts):
+            raise InputError(f"{len(given)} {name} for {len(prompts)} prompts; give one for all, or one a prompt")
+    check_prompts(model, prompts, max_tokens)
+    if prompts:
+        with evaluating(model):
+            yield from _run(model, prompts, sampling, max_tokens, eos_id, stopped)
 
 
 @torch.inference_mode()
 def _run(
-    model: GPT, prompts: Sequence[Sequence[int]], sampling: SamplingConfig, max_tokens: int, eos_id: int | None
+    model: GPT,
+    prompts: Sequence[Sequence[int]],
+    samplings: Sequence[SamplingConfig],
+    max_tokens: Sequence[int],
+    eos_id: int | None,
+    stopped: Callable[[int, int], bool] | None,
 ) -> Iterator[list[_Event]]:
-    if not prompts:
-        return
     context, device = model.config.context_length, model.device
-    lengths = [len(prompt) for prompt in prompts]
-    # The last token of a text is never fed back, so it needs no slot.
-    slots = min(context, max(lengths) + max_tokens - 1)
+    # How many tokens each prompt may get. The last one is never fed back, so it needs no place in the context.
+    room = [min(most, context + 1 - len(prompt)) for prompt, most in zip(prompts, max_tokens, strict=True)]
+    slots = max(len(prompt) + most - 1 for prompt, most in zip(prompts, room, strict=True))
     cache = KVCache(model.config, len(prompts), slots, dtype=model.embedding.weight.dtype, device=device)
-    generators = [torch.Generator().manual_seed(sampling.seed) for _ in prompts]
-    tokens = torch.zeros(len(prompts), max(lengths), dtype=torch.long)
-    for row, prompt in enumerate(prompts):
-        tokens[row, : len(prompt)] = torch.tensor(prompt)
-    tokens = tokens.to(device)
-    seen = _seen(model, prompts) if sampling.repetition_penalty != 1.0 else None
+    chooser = TokenChooser(samplings, prompts, model.config.vocab_size, device)
+    rows = list(range(len(prompts)))  # the prompt that each row of the batch continues
 
-    hidden = model.hidden(tokens, cache)  # (B, T, d_model)
-    cache.advance(lengths)
-    ends = torch.tensor(lengths, device=device) - 1
-    last = hidden[torch.arange(len(prompts), device=device), ends]  # (B, d_model): each row's last real token
-    rows = list(range(len(prompts)))
+    last = read_prompts(model, prompts, cache)  # (B, d_model)
     produced = 0
-    while rows:
-        logits = adjust(model.head(last).float(), sampling, seen)  # (B, V)
-        if sampling.temperature == 0.0:
-            chosen = greedy(logits)
-        else:
-            chosen = draw(logits, torch.cat([torch.rand(1, generator=g, dtype=torch.float64) for g in generators]))
-        # One look at the device a token: rows of NaN are marked with an id that does not exist.
-        chosen = chosen.masked_fill(logits.isnan().any(dim=-1), model.config.vocab_size)
+    while True:
+        chosen = chooser.choose(model.head(last))  # (B,)
         produced += 1
         events: list[_Event] = []
         alive: list[int] = []
-        for place, (row, token) in enumerate(zip(rows, chosen.tolist(), strict=True)):
+        for place, (row, token) in enumerate(zip(rows, chosen.tolist(), strict=True)):  # one look at the device
             if token == model.config.vocab_size:
-                raise InputError("the model's logits are not numbers (NaN); its weights are broken")
+                raise broken_weights("the model")
             if token == eos_id:
                 events.append((row, None, "eos"))
-            elif produced == max_tokens or lengths[row] + produced > context:
+            elif stopped is not None and stopped(row, token):
+                events.append((row, token, "stop"))
+            elif produced == room[row]:
                 events.append((row, token, "length"))
             else:
                 events.append((row, token, None))
@@ -150,30 +161,42 @@ def _run(
         yield events
         if not alive:
             return
-        if len(alive) < len(rows):  # rows that ended leave the batch
+        if len(alive) < len(rows):  # rows that ended leave the batch: whatever is kept by row follows here
             rows = [rows[place] for place in alive]
-            generators = [generators[place] for place in alive]
+            chooser.keep(alive)
             cache.keep(alive)
-            index = torch.tensor(alive, device=device)
-            chosen = chosen[index]
-            seen = seen[index] if seen is not None else None
-        if seen is not None:
-            seen.scatter_(1, chosen[:, None], True)
+            chosen = chosen[torch.tensor(alive, device=device)]
+        chooser.record(chosen)
         last = model.hidden(chosen[:, None], cache)[:, 0]  # (B, d_model)
         cache.advance(1)
 
 
-def _seen(model: GPT, prompts: Sequence[Sequence[int]]) -> Tensor:
-    """Which tokens each prompt holds, (batch, vocab) boolean."""
-    seen = torch.zeros(len(prompts), model.config.vocab_size, dtype=torch.bool, device=model.device)
-    for row, prompt in enumerate(prompts):
-        seen[row, torch.tensor(prompt, device=model.device)] = True
-    return seen
+def broken_weights(name: str) -> InputError:
+    """What is said of a model whose logits are NaN or infinite."""
+    return InputError(f"{name}'s logits are not finite numbers; its weights are broken")
 
 
-def _check(model: GPT, prompts: Sequence[Sequence[int]], max_tokens: int) -> None:
-    if max_tokens < 1:
-        raise InputError(f"max_tokens is {max_tokens}; it must be 1 or more")
+@contextmanager
+def evaluating(*models: GPT) -> Iterator[None]:
+    """Turns dropout off, and afterwards back on where it was."""
+    training = [model.training for model in models]
+    for model in models:
+        model.eval()
+    try:
+        yield
+    finally:
+        for model, was in zip(models, training, strict=True):
+            model.train(was)
+
+
+def check_prompts(model: GPT, prompts: Sequence[Sequence[int]], max_tokens: Sequence[int]) -> None:
+    """Refuses what cannot be continued.
+
+    Raises:
+        InputError: As :func:`generate`.
+    """
+    if max_tokens and min(max_tokens) < 1:
+        raise InputError(f"max_tokens is {min(max_tokens)}; it must be 1 or more")
     context, vocab = model.config.context_length, model.config.vocab_size
     for number, prompt in enumerate(prompts):
         name = "the prompt" if len(prompts) == 1 else f"prompt {number}"

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from modelcore.errors import InputError
 from modelcore.gptx import GPT, GPTConfig
@@ -13,16 +15,8 @@ PROMPTS = [[5], [7, 8, 9, 10, 11, 12, 13], [3, 4, 3], [40] * 12]
 
 
 @pytest.fixture(params=["learned", "rope", "alibi"])
-def model(request) -> GPT:
+def model(request, make_model) -> GPT:
     return make_model(request.param)
-
-
-def make_model(positions: str = "rope") -> GPT:
-    torch.manual_seed(0)
-    model = GPT(GPTConfig(VOCAB, CONTEXT, 2, 48, 6, 2, 64, positions=positions)).eval()
-    for parameter in model.parameters():  # far from the small initial values, so that continuations vary
-        torch.nn.init.normal_(parameter, std=0.25)
-    return model
 
 
 @torch.no_grad()
@@ -52,7 +46,7 @@ def test_a_prompt_as_long_as_the_context_gets_one_token(model):
     assert generate(model, [prompt], GREEDY, 5) == [Generation(uncached(model, prompt, 1), "length")]
 
 
-def test_generation_equals_hugging_faces(tmp_path):
+def test_generation_equals_hugging_faces(make_model):
     """The same weights in Hugging Face's Llama, greedy and with the repetition penalty."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -116,7 +110,7 @@ def test_a_text_ends_at_eos_and_does_not_hold_it(model):
     assert generations[1].finish_reason == "eos"
 
 
-def test_the_same_seed_gives_the_same_text_and_another_seed_another():
+def test_the_same_seed_gives_the_same_text_and_another_seed_another(make_model):
     model = make_model()
     sampling = SamplingConfig(temperature=1.5, top_k=20, seed=3)
     first, second = (generate(model, [[5, 6]], sampling, 20) for _ in range(2))
@@ -124,25 +118,69 @@ def test_the_same_seed_gives_the_same_text_and_another_seed_another():
     assert generate(model, [[5, 6]], SamplingConfig(temperature=1.5, top_k=20, seed=4), 20) != first
 
 
+REQUESTS = [
+    ([5], SamplingConfig(temperature=1.2, top_p=0.95, seed=11), 18),
+    ([7, 8, 9, 10, 11, 12, 13], GREEDY, 9),
+    ([3, 4, 3], SamplingConfig(top_k=20, repetition_penalty=1.7, seed=11), 40),
+    ([40] * 12, SamplingConfig(typical_p=0.9, presence_penalty=0.8, frequency_penalty=0.3, seed=2), 12),
+    ([9, 8], SamplingConfig(temperature=2.0, min_p=0.01, logit_bias={3: 2.0}, seed=11), 15),
+    ([60] * 23, SamplingConfig(seed=3), 2),
+    ([5], SamplingConfig(temperature=1.2, top_p=0.95, seed=12), 1),
+]
+
+
+@pytest.fixture(scope="module")
+def alone(make_model):
+    """What each request gets when nothing else is in the batch."""
+    return [generate(make_model("rope"), [prompt], [sampling], [most])[0] for prompt, sampling, most in REQUESTS]
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(rows=st.lists(st.integers(0, len(REQUESTS) - 1), min_size=1, max_size=10))
+def test_a_text_does_not_depend_on_what_else_is_in_the_batch_nor_on_its_place_in_it(make_model, alone, rows):
+    """Requests of every kind of setting, in any number, order and repetition."""
+    prompts, samplings, most = zip(*(REQUESTS[row] for row in rows), strict=True)
+    assert generate(make_model("rope"), prompts, samplings, most) == [alone[row] for row in rows]
+
+
 @pytest.mark.parametrize("penalty", [1.0, 1.7])
-def test_a_sampled_text_does_not_depend_on_what_else_is_in_the_batch(model, penalty):
+def test_for_every_position_scheme_a_sampled_text_is_the_same_alone_and_in_a_batch(model, penalty):
     sampling = SamplingConfig(temperature=1.2, top_p=0.95, repetition_penalty=penalty, seed=11)
     together = generate(model, PROMPTS, sampling, 40)
     assert together == [generate(model, [prompt], sampling, 40)[0] for prompt in PROMPTS]
 
 
-def test_sampling_touches_no_global_generator():
+@pytest.mark.slow
+def test_over_many_tokens_a_text_is_the_same_alone_and_in_a_batch(make_model):
+    """20,000 tokens over a vocabulary of 4,000 in batches of 50, and one by one."""
+    model = make_model("rope", vocab=4000, context=128, std=0.15)
+    prompts = [[(7 * i + j * j) % 4000 for j in range(1 + i % 9)] for i in range(200)]
+    samplings = [SamplingConfig(seed=i) for i in range(200)]
+    alone = [generate(model, [p], s, 100)[0] for p, s in zip(prompts, samplings, strict=True)]
+    together = [g for i in range(0, 200, 50) for g in generate(model, prompts[i : i + 50], samplings[i : i + 50], 100)]
+    assert together == alone
+
+
+def test_sampling_touches_no_global_generator(make_model):
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    generate(make_model_without_seed(), PROMPTS, SamplingConfig(), 5)
+    generate(make_model(), PROMPTS, SamplingConfig(), 5)
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def make_model_without_seed() -> GPT:
-    state = torch.get_rng_state()
-    model = make_model()
-    torch.set_rng_state(state)
-    return model
+def test_a_text_can_be_stopped_at_any_of_its_tokens_while_the_others_go_on(model):
+    free = generate(model, PROMPTS, GREEDY, 8)
+    seen: dict[int, list[int]] = {row: [] for row in range(len(PROMPTS))}
+
+    def stopped(row: int, token: int) -> bool:
+        seen[row].append(token)
+        return (row, len(seen[row])) in {(1, 3), (2, 1), (3, 8)}
+
+    found = generate(model, PROMPTS, GREEDY, 8, stopped=stopped)
+    assert [len(generation.tokens) for generation in found] == [8, 3, 1, 8]
+    assert [generation.finish_reason for generation in found] == ["length", "stop", "stop", "stop"]
+    for row, generation in enumerate(found):
+        assert generation.tokens == seen[row] == free[row].tokens[: len(generation.tokens)]
 
 
 def test_streaming_gives_the_same_tokens_one_by_one(model):
@@ -155,7 +193,7 @@ def test_streaming_gives_the_same_tokens_one_by_one(model):
     assert Generation(found, end.value.value) == expected
 
 
-def test_dropout_is_off_while_generating_and_back_on_after():
+def test_dropout_is_off_while_generating_and_back_on_after(make_model):
     model = make_model()
     expected = generate(model, PROMPTS, GREEDY, 10)
     dropping = GPT(GPTConfig.from_dict(model.config.to_dict() | {"dropout": 0.5}))
@@ -165,7 +203,7 @@ def test_dropout_is_off_while_generating_and_back_on_after():
     assert dropping.training
 
 
-def test_no_prompts_give_no_texts():
+def test_no_prompts_give_no_texts(make_model):
     assert generate(make_model(), [], GREEDY) == []
 
 
@@ -182,17 +220,24 @@ def test_no_prompts_give_no_texts():
         ),
         ([[-1]], 5, "the prompt holds id -1, the model knows 0 to 60; use the tokenizer it was trained with"),
         ([[1]], 0, "max_tokens is 0; it must be 1 or more"),
+        ([[1], [2]], [5, 0], "max_tokens is 0; it must be 1 or more"),
+        ([[1], [2]], [5], "1 values of max_tokens for 2 prompts; give one for all, or one a prompt"),
     ],
 )
-def test_what_cannot_be_continued_is_named(prompts, max_tokens, message):
+def test_what_cannot_be_continued_is_named(make_model, prompts, max_tokens, message):
     with pytest.raises(InputError) as error:
         generate(make_model(), prompts, GREEDY, max_tokens)
     assert str(error.value) == message
 
 
+def test_settings_that_do_not_match_the_prompts_are_named(make_model):
+    with pytest.raises(InputError, match="3 sampling settings for 2 prompts; give one for all, or one a prompt"):
+        generate(make_model(), [[1], [2]], [GREEDY] * 3)
+
+
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_broken_weights_are_said_to_be_broken(temperature):
+def test_broken_weights_are_said_to_be_broken(make_model, temperature):
     model = make_model()
     torch.nn.init.constant_(model.norm.weight, float("nan"))
-    with pytest.raises(InputError, match="the model's logits are not numbers"):
+    with pytest.raises(InputError, match="the model's logits are not finite numbers; its weights are broken"):
         generate(model, [[1]], SamplingConfig(temperature=temperature), 3)
