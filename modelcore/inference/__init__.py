@@ -2,6 +2,15 @@
 
 from modelcore.inference.generate import Generation, generate, stream
 from modelcore.inference.samplers import SamplingConfig
+from modelcore.inference.speculative import SpeculativeDecoder
 from modelcore.inference.text import Completion, TextGenerator
 
-__all__ = ["Completion", "Generation", "SamplingConfig", "TextGenerator", "generate", "stream"]
+__all__ = [
+    "Completion",
+    "Generation",
+    "SamplingConfig",
+    "SpeculativeDecoder",
+    "TextGenerator",
+    "generate",
+    "stream",
+]

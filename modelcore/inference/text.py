@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from modelcore.errors import InputError
 from modelcore.gptx import GPT
-from modelcore.inference.generate import FinishReason, stream
+from modelcore.inference.generate import FinishReason, generate, stream
 from modelcore.inference.samplers import SamplingConfig
+from modelcore.inference.speculative import SpeculativeDecoder
 
 if TYPE_CHECKING:
     from modelcore.tokenizers import Tokenizer
@@ -30,29 +31,35 @@ class TextGenerator:
     Args:
         model: The model.
         tokenizer: The tokenizer it was trained with.
+        draft: A faster model with the same tokenizer for speculative decoding, or None.
+
+    Attributes:
+        speculative: The decoder with the draft, which counts the tokens taken from it; None without one.
 
     Raises:
-        InputError: If the two differ in the size of their vocabulary.
+        InputError: If they differ in the size of their vocabulary.
     """
 
-    def __init__(self, model: GPT, tokenizer: Tokenizer) -> None:
+    def __init__(self, model: GPT, tokenizer: Tokenizer, draft: GPT | None = None) -> None:
         if model.config.vocab_size != tokenizer.vocab_size:
             raise InputError(
                 f"the tokenizer {tokenizer.model_file} has {tokenizer.vocab_size} tokens, the model "
                 f"{model.config.vocab_size}; use the tokenizer that the model was trained with"
             )
         self.model, self.tokenizer = model, tokenizer
+        self.speculative = SpeculativeDecoder(model, draft) if draft is not None else None
 
     @classmethod
-    def load(cls, folder: Path, adapter: Path | None = None) -> TextGenerator:
+    def load(cls, folder: Path, adapter: Path | None = None, draft: Path | None = None) -> TextGenerator:
         """Loads a native or a Hugging Face folder, each with its tokenizer.
 
         Args:
             folder: The model.
             adapter: A LoRA folder in PEFT's format to merge into it, or None.
+            draft: The folder of a faster model with the same tokenizer for speculative decoding, or None.
 
         Raises:
-            InputError: If either is missing or broken.
+            InputError: If one is missing or broken, or the draft has another tokenizer.
         """
         from modelcore.convert import detect_format, read_model
         from modelcore.tokenizers import Tokenizer
@@ -64,7 +71,12 @@ class TextGenerator:
 
             base = folder if detect_format(folder) == "native" else None
             model = merge(load_adapter(Path(adapter), model, base))
-        return cls(model, Tokenizer.load(folder))
+        tokenizer = Tokenizer.load(folder)
+        if draft is None:
+            return cls(model, tokenizer)
+        if Tokenizer.load(draft).digest != tokenizer.digest:
+            raise InputError(f"the draft {draft} has another tokenizer than {folder}; a draft must share the target's")
+        return cls(model, tokenizer, read_model(Path(draft)))
 
     def fits(self, prompt: str) -> bool:
         """Whether the model can read ``prompt`` and has room for a token more."""
@@ -81,6 +93,41 @@ class TextGenerator:
                 pieces.append(next(source))
             except StopIteration as end:
                 return Completion("".join(pieces), end.value)
+
+    def complete_all(
+        self,
+        prompts: Sequence[str],
+        sampling: SamplingConfig | Sequence[SamplingConfig] | None = None,
+        max_tokens: int | Sequence[int] = 128,
+        stop: Sequence[str] = (),
+    ) -> list[Completion]:
+        """The continuations of several prompts, each what :meth:`complete` gives it, read and continued together.
+
+        A draft is left out: speculative decoding is for one text at a time.
+
+        Args:
+            prompts: The texts to continue.
+            sampling: How tokens are chosen: for all prompts, or one a prompt.
+            max_tokens: Most tokens to add: to each prompt, or one number a prompt.
+            stop: As in :meth:`stream`, for all prompts. A text that meets one leaves the batch.
+
+        Raises:
+            InputError: As :meth:`stream`, or if the numbers of prompts and settings differ.
+        """
+        readers = [_Reader(self.tokenizer, prompt, stop) for prompt in prompts]
+        ids = [self._encode(prompt) for prompt in prompts]
+        texts = [""] * len(prompts)
+
+        def stopped(row: int, token: int) -> bool:
+            texts[row] += readers[row].feed(token)
+            return readers[row].found
+
+        generations = generate(self.model, ids, sampling, max_tokens, self.tokenizer.eos_id, stopped)
+        completions = []
+        for text, reader, generation in zip(texts, readers, generations, strict=True):
+            rest = reader.flush()
+            completions.append(Completion(text + rest, "stop" if reader.found else generation.finish_reason))
+        return completions
 
     def stream(
         self, prompt: str, sampling: SamplingConfig | None = None, max_tokens: int = 128, stop: Sequence[str] = ()
@@ -99,32 +146,62 @@ class TextGenerator:
             The finish reason, as the generator's return value.
 
         Raises:
-            InputError: If the prompt does not fit the model's context, or a stop string is empty.
+            InputError: If the prompt is no valid Unicode, or does not fit the model's context, or a stop string is
+                empty.
         """
-        if "" in stop:
-            raise InputError("a stop string is empty; leave it out, or name the text to stop at")
-        from modelcore.tokenizers import StreamDecoder
-
-        ids = self._encode(prompt)
-        decoder = StreamDecoder(self.tokenizer, continues=prompt != "")
-        scanner = StopScanner(stop)
-        tokens = stream(self.model, ids, sampling, max_tokens, self.tokenizer.eos_id)
+        reader = _Reader(self.tokenizer, prompt, stop)
+        ids, eos_id = self._encode(prompt), self.tokenizer.eos_id
+        if self.speculative is None:
+            tokens = stream(self.model, ids, sampling, max_tokens, eos_id)
+        else:
+            tokens = self.speculative.stream(ids, sampling, max_tokens, eos_id)
         while True:
             try:
-                text = scanner.add(decoder.feed([next(tokens)]))
+                text = reader.feed(next(tokens))
             except StopIteration as end:
-                if text := scanner.add(decoder.flush()) + scanner.flush():
+                if text := reader.flush():
                     yield text
-                return "stop" if scanner.found else end.value
+                return "stop" if reader.found else end.value
             if text:
                 yield text
-            if scanner.found:
+            if reader.found:
                 tokens.close()
                 return "stop"
 
     def _encode(self, prompt: str) -> list[int]:
-        ids = self.tokenizer.encode(prompt, bos=self.tokenizer.adds_bos)
-        return ids or [self.tokenizer.eos_id]  # texts stand after each other's end
+        """The ids of a prompt; of an empty one the end-of-text token, for texts stand after each other's end."""
+        try:
+            prompt.encode()
+        except UnicodeEncodeError as error:
+            code = ord(prompt[error.start])
+            # Python hands on a byte of a command line or file that is no UTF-8 as a surrogate (PEP 383).
+            what = f"byte 0x{code - 0xDC00:02X}" if 0xDC80 <= code <= 0xDCFF else f"the surrogate U+{code:04X}"
+            raise InputError(f"the prompt is no valid UTF-8: {what} stands at character {error.start + 1}") from None
+        return self.tokenizer.encode(prompt, bos=self.tokenizer.adds_bos) or [self.tokenizer.eos_id]
+
+
+class _Reader:
+    """Turns one text's tokens into text up to the first stop string."""
+
+    def __init__(self, tokenizer: Tokenizer, prompt: str, stop: Sequence[str]) -> None:
+        if "" in stop:
+            raise InputError("a stop string is empty; leave it out, or name the text to stop at")
+        from modelcore.tokenizers import StreamDecoder
+
+        self._decoder, self._scanner = StreamDecoder(tokenizer, continues=prompt != ""), StopScanner(stop)
+
+    @property
+    def found(self) -> bool:
+        """Whether a stop string was met."""
+        return self._scanner.found
+
+    def feed(self, token: int) -> str:
+        """The text that a further token makes certain."""
+        return self._scanner.add(self._decoder.feed([token]))
+
+    def flush(self) -> str:
+        """The rest, when no more tokens come."""
+        return self._scanner.add(self._decoder.flush()) + self._scanner.flush()
 
 
 class StopScanner:

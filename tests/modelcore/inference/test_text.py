@@ -1,8 +1,5 @@
 """From text to text: streaming, stop strings, what is held back, model and tokenizer folders of either format."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -119,6 +116,60 @@ def test_whether_a_prompt_fits_can_be_asked_before(generator):
     assert not generator.fits("§" * 100)
 
 
+@pytest.mark.parametrize(
+    ("prompt", "what"),
+    [
+        ("a \udcff", "byte 0xFF stands at character 3"),  # how Python hands on a byte that is no UTF-8
+        ("\udc80", "byte 0x80 stands at character 1"),
+        ("é \ud800 \udcff", "the surrogate U+D800 stands at character 3"),
+    ],
+)
+def test_a_prompt_that_is_no_utf_8_is_refused(generator, prompt, what):
+    for ask in (generator.complete, lambda prompt: generator.complete_all(["a", prompt])):
+        with pytest.raises(InputError) as error:
+            ask(prompt)
+        assert str(error.value) == f"the prompt is no valid UTF-8: {what}"
+
+
+def test_texts_continued_together_are_what_each_would_be_alone(generator):
+    prompts = ["the ", "", "a sister walked with", "é – "]
+    samplings = [SamplingConfig(temperature=1.0, seed=seed) for seed in range(4)]
+    free = generator.complete_all(prompts, samplings, 30)
+    assert free == [generator.complete(*pair, 30) for pair in zip(prompts, samplings, strict=True)]
+    # One string that the second text holds in its middle, one that no text holds.
+    stop = [free[1].text[4:7], "never said at all"]
+    stopped = generator.complete_all(prompts, samplings, [30, 30, 5, 30], stop)
+    requests = zip(prompts, samplings, [30, 30, 5, 30], strict=True)
+    assert stopped == [generator.complete(*request, stop) for request in requests]
+    assert stopped[1].text == free[1].text[: free[1].text.index(stop[0])]
+    assert stopped[1].finish_reason == "stop"
+    assert "length" in {completion.finish_reason for completion in stopped}
+
+
+@pytest.fixture(scope="module")
+def with_draft(generator) -> TextGenerator:
+    """The same model with a draft that agrees now and then."""
+    draft = GPT(generator.model.config).eval()
+    noise = torch.Generator().manual_seed(1)
+    for ours, theirs in zip(draft.parameters(), generator.model.parameters(), strict=True):
+        ours.data = theirs.data + 0.05 * torch.randn(theirs.shape, generator=noise)
+    return TextGenerator(generator.model, generator.tokenizer, draft)
+
+
+def test_with_a_draft_greedy_texts_pieces_and_stop_strings_are_the_same(generator, with_draft):
+    greedy = SamplingConfig(temperature=0.0)
+    free = generator.complete("the ", greedy, 50)
+    assert with_draft.complete("the ", greedy, 50) == free
+    assert list(with_draft.stream("the ", greedy, 50)) == list(generator.stream("the ", greedy, 50))
+    for stop in (free.text[2:4], free.text[9:15], free.text[-3:]):
+        expected = generator.complete("the ", greedy, 50, [stop])
+        assert expected.finish_reason == "stop"
+        assert with_draft.complete("the ", greedy, 50, [stop]) == expected
+    prompts = ["the ", "a garden", ""]
+    assert with_draft.complete_all(prompts, greedy, 20) == generator.complete_all(prompts, greedy, 20)
+    assert 0 < with_draft.speculative.accepted < with_draft.speculative.proposed
+
+
 def test_an_empty_stop_string_is_refused(generator):
     with pytest.raises(InputError, match="a stop string is empty"):
         generator.complete("the ", SAMPLING, stop=[""])
@@ -142,6 +193,19 @@ def test_a_native_and_a_hugging_face_folder_say_the_same(generator, folder, tmp_
         assert TextGenerator.load(path).complete("the ", SAMPLING, 30) == generator.complete("the ", SAMPLING, 30)
 
 
+def test_a_draft_must_have_the_same_tokenizer_not_only_as_many_tokens(generator, folder, tmp_path):
+    assert TextGenerator.load(folder, draft=folder).speculative is not None
+    trained, other = tmp_path / "trained", tmp_path / "other"
+    trained.mkdir()
+    other.mkdir()
+    train_sentencepiece([line.upper() for line in TEXT], trained, vocab_size=300, algorithm="bpe", seed=0)
+    save_model(other, generator.model, trained / "tokenizer.model")
+    with pytest.raises(InputError) as error:
+        TextGenerator.load(folder, draft=other)
+    message = f"the draft {other} has another tokenizer than {folder}; a draft must share the target's"
+    assert str(error.value) == message
+
+
 def test_an_adapter_is_merged_into_the_model_it_was_trained_on(generator, folder, tmp_path):
     from modelcore.adapters import LoRAConfig, add_lora, merge, save_adapter
     from modelcore.models import load_model
@@ -156,18 +220,3 @@ def test_an_adapter_is_merged_into_the_model_it_was_trained_on(generator, folder
     expected = TextGenerator(merge(tuned).eval(), generator.tokenizer).complete("the ", SAMPLING, 20)
     assert TextGenerator.load(folder, adapter).complete("the ", SAMPLING, 20) == expected
     assert expected != generator.complete("the ", SAMPLING, 20)
-
-
-def test_the_first_token_comes_within_three_seconds_of_the_process_start(folder):
-    """Processor time, imports included: unlike the clock's it does not grow when other tests run beside."""
-    script = (
-        "import sys, time\n"
-        "from pathlib import Path\n"
-        "from modelcore.inference.text import TextGenerator\n"
-        "next(TextGenerator.load(Path(sys.argv[1])).stream('the '))\n"
-        "print(time.process_time(), *sys.modules)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script, str(folder)], capture_output=True, text=True, check=True)
-    seconds, *modules = done.stdout.split()
-    assert float(seconds) < 3
-    assert not {"transformers", "mlflow", "matplotlib", "pandas", "pyarrow", "peft"} & set(modules)
