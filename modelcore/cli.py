@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -316,21 +317,30 @@ def _add_generate(commands: Commands) -> None:
         from modelcore.inference.text import TextGenerator
         from modelcore.tokenizers.chat import format_prompt, reply_text
 
-        sampling = SamplingConfig(
-            temperature=options.temperature, top_k=options.top_k, top_p=options.top_p, seed=options.seed
-        )
-        prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
+        rules = ("temperature", "top_k", "top_p", "min_p", "typical_p", "seed")
+        penalties = ("repetition_penalty", "presence_penalty", "frequency_penalty")
+        sampling = SamplingConfig(**{name: getattr(options, name) for name in rules + penalties})
+        prompt = _read_standard_input() if options.prompt == "-" else options.prompt
         if options.chat:
             prompt = format_prompt(prompt, options.system)
         elif options.system:
             raise InputError("--system is part of a chat; give --chat too")
-        else:
-            sys.stdout.write(prompt)
-        pieces = TextGenerator.load(options.model, options.adapter).stream(prompt, sampling, options.max_tokens)
-        for number, piece in enumerate(pieces):
-            sys.stdout.write(reply_text(piece) if options.chat and number == 0 else piece)
+        generator = TextGenerator.load(options.model, options.adapter, options.draft)
+        pieces = generator.stream(prompt, sampling, options.max_tokens, options.stop)
+        first = next(pieces, "")  # what is wrong with the request shows here, before anything is written
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="replace")  # a terminal that is no UTF-8 shows what it can
+        sys.stdout.write(reply_text(first) if options.chat else prompt + first)
+        sys.stdout.flush()
+        for piece in pieces:
+            sys.stdout.write(piece)
             sys.stdout.flush()
         sys.stdout.write("\n")
+        if (speculative := generator.speculative) is not None:
+            sys.stderr.write(
+                f"draft: {speculative.accepted} of {speculative.proposed} proposed tokens accepted "
+                f"({speculative.acceptance_rate:.0%})\n"
+            )
         return 0
 
     parser = _add(commands, "generate", run, "Continue a prompt, token by token.")
@@ -341,9 +351,29 @@ def _add_generate(commands: Commands) -> None:
     parser.add_argument("--max-tokens", type=int, default=200, help="longest continuation, in tokens")
     parser.add_argument("--temperature", type=float, default=0.8, help="0: always the likeliest token")
     parser.add_argument("--top-k", type=int, default=0, help="draw from the k likeliest tokens; 0: from all")
-    parser.add_argument("--top-p", type=float, default=0.95, help="draw from the likeliest tokens of this total")
+    parser.add_argument(
+        "--top-p", type=float, default=0.95, help="draw from the likeliest tokens of this total; 1: off"
+    )
+    parser.add_argument("--min-p", type=float, default=0.0, help="least share of the likeliest token's chance; 0: off")
+    parser.add_argument("--typical-p", type=float, default=1.0, help="draw from typical tokens of this total; 1: off")
+    parser.add_argument(
+        "--repetition-penalty", type=float, default=1.0, help="divides the logits of tokens that were said; 1: off"
+    )
+    parser.add_argument(
+        "--presence-penalty", type=float, default=0.0, help="off the logits of new tokens already said; 0: off"
+    )
+    parser.add_argument("--frequency-penalty", type=float, default=0.0, help="the same for each time; 0: off")
+    parser.add_argument(
+        "--stop", action="append", default=[], metavar="TEXT", help="end before this text; may be given several times"
+    )
     parser.add_argument("--seed", type=int, default=0, help="same seed, same text")
     parser.add_argument("--adapter", type=Path, help="LoRA adapter (PEFT folder) of the model")
+    parser.add_argument("--draft", type=Path, help="smaller model with the same tokenizer, to propose tokens")
+
+
+def _read_standard_input() -> str:
+    """All of standard input; bytes that are no UTF-8 come as surrogates, as they do from the command line."""
+    return io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8", errors="surrogateescape").read()
 
 
 def _add_doctor(commands: Commands) -> None:
