@@ -12,9 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelcore.atomic import write_json
-from modelcore.errors import InputError
 from modelcore.tokenizers.chat import chat_template
-from modelcore.tokenizers.json_tokenizer import JsonTokenizer
 from modelcore.tokenizers.sentencepiece_file import CONTROL, NORMAL, UNKNOWN, Piece
 from modelcore.tokenizers.sentencepiece_tokenizer import SPACE_MARK, SentencePieceTokenizer
 from modelcore.tokenizers.tokenizer import JSON_FILE, ROLES_FILE, Tokenizer
@@ -36,17 +34,12 @@ def export_huggingface(tokenizer: Tokenizer, folder: Path, context_length: int) 
         tokenizer: What to export.
         folder: An existing folder.
         context_length: Longest sequence that the model takes, in tokens.
-
-    Raises:
-        InputError: If the tokenizer is of a kind without a Hugging Face form.
     """
     if isinstance(tokenizer, SentencePieceTokenizer):
-        content = (_ours(tokenizer) if tokenizer.is_ours else _sentencepiece(tokenizer)).to_str()
-    elif isinstance(tokenizer, JsonTokenizer):
-        content = tokenizer.to_json()
+        backend = _ours(tokenizer) if tokenizer.is_ours else _sentencepiece(tokenizer)
+        write_json(folder / JSON_FILE, json.loads(backend.to_str()))
     else:
-        raise InputError(f"{tokenizer.model_file} has no Hugging Face form")
-    write_json(folder / JSON_FILE, json.loads(content))
+        tokenizer.save(folder)  # it has that form already
     config: dict[str, Any] = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": context_length,

@@ -183,6 +183,7 @@ def test_the_export_read_back_gives_the_same_ids_and_text(original, read, text):
 
 
 def test_what_is_read_back_has_the_same_special_ids(original, read):
+    assert read.digest == original.digest or original.model_file.suffix == ".model"
     for name in ("vocab_size", "bos_id", "eos_id", "pad_id", "adds_bos", "adds_space"):
         assert getattr(read, name) == getattr(original, name)
 
