@@ -22,6 +22,7 @@ PACKAGES = (
     ("boto3", "storage", "s3:// paths"),
     ("transformers", "convert", "checking exports, register"),
     ("gguf", "convert", "export to GGUF"),
+    ("lm-eval", "evaluation", "evaluate"),
     ("mlflow", "tracking", "tracking, register"),
     ("matplotlib", "tracking", "pictures"),
     ("kfp", "pipelines", "make pipeline"),

@@ -25,11 +25,11 @@ from torch import Tensor
 
 from modelcore.errors import InputError
 from modelcore.evaluation.calibration import N_BINS, Calibration, count_by_confidence
+from modelcore.evaluation.next_token import score_next
 from modelcore.gptx import GPT
 from modelcore.progress import Progress
 
 BATCH_TOKENS = 8192
-_LOGITS_AT_ONCE = 1 << 22  # 16 MiB in fp32: the head's output is made in pieces of this size
 
 
 class Tokens(Protocol):
@@ -175,19 +175,8 @@ def _score_windows(model: GPT, split: Tokens, length: int, windows: list[tuple[i
     wanted = positions >= scored_from
     hidden = model.hidden(tokens[:, :-1])[wanted]  # (n, d_model)
     targets = tokens[:, 1:][wanted]  # (n,)
-    losses, hits, confidences = [], [], []
-    rows = max(1, _LOGITS_AT_ONCE // split.vocab_size)
-    for first in range(0, len(targets), rows):
-        target = targets[first : first + rows]
-        logits = model.head(hidden[first : first + rows]).float()  # (rows, V)
-        total = logits.logsumexp(dim=-1)  # (rows,)
-        highest, likeliest = logits.max(dim=-1)
-        losses.append(total - logits.gather(1, target[:, None])[:, 0])
-        hits.append(likeliest == target)
-        confidences.append((highest - total).exp())
-    return TokenScores(
-        positions[wanted].cpu(), torch.cat(losses).cpu(), torch.cat(hits).cpu(), torch.cat(confidences).cpu()
-    )
+    scores = score_next(model, hidden, targets)
+    return TokenScores(positions[wanted].cpu(), *(values.cpu() for values in scores))
 
 
 def _read(split: Tokens, start: int, length: int) -> npt.NDArray[np.int64]:

@@ -52,3 +52,13 @@ class Chain:
 @pytest.fixture(scope="session")
 def chain() -> Chain:
     return Chain(np.random.default_rng(0).dirichlet(np.full(24, 0.3), size=24) * 0.99 + 0.01 / 24)
+
+
+@pytest.fixture
+def warnings_logged(monkeypatch) -> list[str]:
+    """What modelcore.evaluation.tasks warns of meanwhile."""
+    from modelcore.evaluation import tasks
+
+    messages: list[str] = []
+    monkeypatch.setattr(tasks.logger, "warning", lambda text, *values: messages.append(text % values))
+    return messages
