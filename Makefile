@@ -8,8 +8,8 @@ BIN := $(VENV)/bin
 
 # Values that people give reach the shell through the environment, never as part of its text: quotes, spaces, `$` and `;`
 # in them mean nothing, there or to make.
-GIVEN := PYTHON VENV NAME RUNS CORPUS HELDOUT INSTRUCTIONS VOCAB_SIZE PRESET STEPS SEED LORA_RANK LORA_STEPS MODEL_NAME \
-	ENDPOINT EXPERIMENT PORT
+GIVEN := PYTHON VENV NAME RUNS CORPUS HELDOUT INSTRUCTIONS VOCAB_SIZE PRESET STEPS SEED LORA_RANK LORA_STEPS \
+	TASK_ITEMS MODEL_NAME ENDPOINT EXPERIMENT PORT
 given = $(filter-out undefined,$(origin $(1)))
 $(foreach name,$(GIVEN),$(if $(call given,$(name)),$(eval override $(name) := $$(value $(name)))$(eval export $(name))))
 $(if $(word 2,$(VENV)),$(error VENV is "$(VENV)"; make takes no path with spaces, choose another))
@@ -29,6 +29,7 @@ PIPELINE_OPTIONS = $(strip \
 	$(call option,SEED,seed) \
 	$(call option,LORA_RANK,lora-rank) \
 	$(call option,LORA_STEPS,lora-steps) \
+	$(call option,TASK_ITEMS,task-items) \
 	$(call option,MODEL_NAME,model-name) \
 	$(value ARGS))
 

@@ -22,6 +22,9 @@ def main(run: Path) -> None:
     assert 1.0 < figures["pretrained_bits_per_byte"] < 4.0
     assert 1.0 < figures["bits_per_byte"] < 4.0
     assert 1.5 < figures["bzip2_bits_per_byte"] < 3.5
+    assert figures["expected_calibration_error"] < 0.2
+    assert figures["last_word_items"] == figures["multiple_choice_items"] == 200
+    assert figures["multiple_choice_accuracy"] > 0.25 - 2 * figures["multiple_choice_standard_error"]
 
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer

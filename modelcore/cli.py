@@ -283,6 +283,7 @@ def _add_evaluate(commands: Commands) -> None:
             heldout=options.heldout,
             out=options.out,
             seed=options.seed,
+            task_items=options.task_items,
         )
         return _done(options.out, result.results)
 
@@ -291,8 +292,14 @@ def _add_evaluate(commands: Commands) -> None:
     parser.add_argument("--export", type=Path, required=True, help="folder of the exported model")
     parser.add_argument("--tokens", type=Path, required=True, help="folder of token shards")
     parser.add_argument("--heldout", type=Path, required=True, help="the held-out text itself")
-    parser.add_argument("--out", type=Path, required=True, help="folder for evaluation.json and samples")
+    parser.add_argument("--out", type=Path, required=True, help="folder for evaluation.json, samples and tasks")
     parser.add_argument("--seed", type=int, default=0, help="seed of the samples")
+    parser.add_argument(
+        "--task-items",
+        type=int,
+        default=200,
+        help="most items of a task made from the text; 0: no tasks, no lm-eval",
+    )
 
 
 def _add_register(commands: Commands) -> None:

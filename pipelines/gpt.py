@@ -41,6 +41,7 @@ def gpt_pipeline(
     lora_micro_batch_size: int = 0,
     lora_steps: int = 120,
     lora_learning_rate: float = 2e-3,
+    task_items: int = 200,
     model_name: str = "aic-gpt",
     run_folder: str = "",
 ) -> None:
@@ -70,6 +71,7 @@ def gpt_pipeline(
         lora_micro_batch_size: Pairs at once in LoRA tuning, for less memory; 0: the whole batch.
         lora_steps: Steps of LoRA tuning.
         lora_learning_rate: Peak learning rate of LoRA tuning.
+        task_items: Most items of each task made from the held-out text; 0 leaves the tasks out.
         model_name: Name in the model registry.
         run_folder: Set by the local runner: where it collects the outputs.
     """
@@ -125,6 +127,7 @@ def gpt_pipeline(
         tokens=tokenized.outputs["tokens"],
         heldout=validated.outputs["heldout_corpus"],
         seed=seed,
+        task_items=task_items,
     ).set_caching_options(False)
     registered = register_model(
         export=converted.outputs["export"], evaluation=evaluated.outputs["evaluation"], model_name=model_name

@@ -59,6 +59,7 @@ OPTIONS = {
     "SEED": "--seed",
     "LORA_RANK": "--lora-rank",
     "LORA_STEPS": "--lora-steps",
+    "TASK_ITEMS": "--task-items",
     "MODEL_NAME": "--model-name",
 }
 

@@ -15,18 +15,20 @@ def evaluate(
     metrics: dsl.Output[dsl.Metrics],
     summary: dsl.Output[dsl.Artifact],
     seed: int,
+    task_items: int,
 ) -> None:
-    """Bits per byte, perplexity and accuracy on the held-out text, beside what compressors reach, and samples.
+    """Bits per byte, accuracy, calibration, tasks made from the held-out text, beside compressors; and samples.
 
     Args:
         checkpoint: The pretrained model.
         export: The tuned model as it is shipped.
         tokens: Token shards, for the held-out split.
         heldout: The held-out text itself, for the compressors.
-        evaluation: Folder with evaluation.json and the samples.
+        evaluation: Folder with evaluation.json, the samples and the tasks.
         metrics: The stage's figures.
         summary: What the stage tells about itself (JSON).
         seed: Seed of the samples.
+        task_items: Most items of each task made from the held-out text; 0 leaves the tasks out.
     """
     from modelcore.stages.evaluate import evaluate
 
@@ -37,6 +39,7 @@ def evaluate(
         heldout=heldout.path,
         out=evaluation.path,
         seed=seed,
+        task_items=task_items,
         summary=summary.path,
     )
     for name, value in result.numbers().items():

@@ -80,6 +80,7 @@ def render_report(stages: Sequence[StageSummary], *, run_folder: str = "") -> st
             _head(facts, title),
             _scores(facts),
             _calibration(facts),
+            _tasks(facts),
             _samples(facts),
             _training(facts),
             _tuning(facts),
@@ -178,6 +179,26 @@ def _calibration(facts: RunFacts) -> str:
             "A model is calibrated where it is right as often as it says: on the dashed line. Below the line it is "
             "too sure of itself, above it too modest. The lower panel shows how often it is how sure.",
         ),
+    )
+
+
+def _tasks(facts: RunFacts) -> str:
+    if not facts.tasks:
+        return ""
+    rows = "\n".join(
+        f"<tr><td>{_text(task.title)}{_text(f' ({task.chance})' if task.chance else '')}</td>"
+        f'<td class="number">{_text(task.tuned)}</td><td class="number">{_text(task.pretrained)}</td>'
+        f'<td class="number">{task.items:,}</td></tr>'
+        for task in facts.tasks
+    )
+    return _section(
+        "What it understands",
+        '<div class="wide"><table>\n<thead><tr><th>Task</th><th class="number">Tuned model</th>'
+        '<th class="number">Before tuning</th><th class="number">Items</th></tr></thead>\n'
+        f"<tbody>\n{rows}\n</tbody>\n</table></div>",
+        '<p class="soft">Share of items that were right, with its standard error. The items are made from the held-out '
+        "text and put by lm-eval. Last word: the word that ends a passage, one that the passage holds before. "
+        "Multiple choice: which of four continuations follows a passage.</p>",
     )
 
 
@@ -314,6 +335,11 @@ def render_table(stages: Sequence[StageSummary], *, run_folder: str = "", total_
     if facts.scores:
         lines += ["", "held-out text, bits per byte (lower is better)"]
         lines += [f"  {name:<20}{bits:>8.3f}" for name, bits, _ in facts.scores]
+    if facts.tasks:
+        lines += ["", f"{'tasks from that text, right':<36}{'tuned':>16}{'pretrained':>16}"]
+        for task in facts.tasks:
+            name = f"{task.title} ({task.chance})" if task.chance else task.title
+            lines.append(f"  {name:<34}{task.tuned:>16}{task.pretrained:>16}")
     if facts.samples:
         sample = facts.samples[0]
         lines += ["", *_wrapped("prompt", sample.prompt)]

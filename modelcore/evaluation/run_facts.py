@@ -30,6 +30,21 @@ PLACES = (
 """What lies where in a run's folder."""
 
 
+TASKS = (("last_word", "last word", ""), ("multiple_choice", "multiple choice", "25% by chance"))
+"""The tasks by the names of their results, what they are called, and what guessing reaches where it reaches much."""
+
+
+@dataclass(frozen=True)
+class TaskFacts:
+    """A task, its number of items, and the share that each model had right, in words, with its standard error."""
+
+    title: str
+    chance: str
+    items: int
+    tuned: str
+    pretrained: str
+
+
 @dataclass(frozen=True)
 class Command:
     """Something to go on with."""
@@ -83,6 +98,24 @@ class RunFacts:
             return []
         rows = zip(columns["name"], columns["bits_per_byte"], columns["is_model"], strict=True)
         return sorted(rows, key=lambda row: float(row[1]))
+
+    @property
+    def tasks(self) -> list[TaskFacts]:
+        """How the models did in the tasks made from the held-out text."""
+        tasks = []
+        for name, title, chance in TASKS:
+            items, tuned, pretrained = (
+                self.result("evaluate", f"{name}_items"),
+                *(self._share(f"{prefix}{name}") for prefix in ("", "pretrained_")),
+            )
+            if items is not None and tuned and pretrained:
+                tasks.append(TaskFacts(title, chance, items, tuned, pretrained))
+        return tasks
+
+    def _share(self, name: str) -> str | None:
+        """What a model had right of a task, for people: ``31.5% ± 3.3%``; None if it was not asked."""
+        share, error = (self.result("evaluate", f"{name}_{figure}") for figure in ("accuracy", "standard_error"))
+        return None if share is None or error is None else f"{share:.1%} ± {error:.1%}"
 
     @property
     def samples(self) -> list[Sample]:

@@ -43,7 +43,7 @@ PARAMETERS = {
         "seed": 0,
     },
     "convert_checkpoint": {},
-    "evaluate": {"seed": 0},
+    "evaluate": {"seed": 0, "task_items": 10},
     "register_model": {"model_name": "tiny"},
     "write_report": {"run_folder": "runs/x"},
 }

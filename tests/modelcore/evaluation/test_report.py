@@ -56,6 +56,16 @@ def summaries() -> list[StageSummary]:
                 "expected_calibration_error": 0.0123,
                 "pretrained_expected_calibration_error": 0.0456,
                 "bzip2_bits_per_byte": 2.101,
+                "last_word_accuracy": 0.035,
+                "last_word_standard_error": 0.013,
+                "last_word_items": 200,
+                "multiple_choice_accuracy": 0.515,
+                "multiple_choice_standard_error": 0.0354,
+                "multiple_choice_items": 1200,
+                "pretrained_last_word_accuracy": 0.03,
+                "pretrained_last_word_standard_error": 0.012,
+                "pretrained_multiple_choice_accuracy": 0.525,
+                "pretrained_multiple_choice_standard_error": 0.0353,
                 "heldout_bytes": 673687,
                 "samples": [{"prompt": "Is she well?", "before": EVIL + "\x1b[2J", "after": "Yes, ma'am. " * 30}],
             },
@@ -146,6 +156,9 @@ def test_the_page_has_figures_pictures_samples_gate_places_and_commands(page):
         "1.987",
         "bzip2 -9: 2.101",
         "31.2%",
+        "3.5% ± 1.3%",
+        "52.5% ± 3.5%",
+        "1,200",
         "Expected calibration error: 1.23%, before tuning 4.56% (15 bins).",
         "2,123,456",
         "Is she well?",
@@ -186,6 +199,17 @@ def test_pictures_need_no_other_stage():
         assert ("svg" in Page(render_report([summary])).tags) == bool(summary.series)
 
 
+def test_a_task_that_was_left_out_has_no_place_on_the_page_or_in_the_table():
+    stage = next(summary for summary in summaries() if summary.stage == "evaluate")
+    stage.series = {}
+    del stage.results["last_word_items"]
+    assert "3.5% ± 1.3%" not in Page(render_report([stage])).text
+    assert "last word" not in render_table([stage])
+    assert "multiple choice" in render_table([stage])
+    del stage.results["multiple_choice_items"]
+    assert "What it understands" not in Page(render_report([stage])).text
+
+
 def test_curves_without_a_row_are_left_out():
     stage = StageSummary("pretrain", series={"loss_curve": {"step": [], "loss": []}})
     assert "svg" not in Page(render_report([stage])).tags
@@ -199,6 +223,9 @@ def test_the_table_has_the_same_content_in_a_hundred_columns():
         "whole run                 3 min 54 s         712 MiB",
         "tuned model            1.987",
         "bzip2 -9               2.101",
+        "tasks from that text, right                    tuned      pretrained",
+        "  last word                              3.5% ± 1.3%     3.0% ± 1.2%",
+        "  multiple choice (25% by chance)       51.5% ± 3.5%    52.5% ± 3.5%",
         "prompt        Is she well?",
         "registered    aic-gpt version 3, @candidate and @champion",
         "gate          better: 1.987 against 2.011",

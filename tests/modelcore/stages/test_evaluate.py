@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,7 +16,9 @@ from modelcore.data.shards import open_split, write_tokens
 from modelcore.errors import InputError
 from modelcore.evaluation.compressors import compressed_bits_per_byte
 from modelcore.evaluation.perplexity import evaluate_split
+from modelcore.evaluation.tasks import run_tasks, write_tasks
 from modelcore.gptx import GPT, GPTConfig
+from modelcore.inference import TextGenerator
 from modelcore.models import save_model
 from modelcore.stages.evaluate import evaluate
 from modelcore.stages.stage import StageSummary
@@ -24,7 +27,10 @@ from modelcore.tokenizers.training import train_sentencepiece
 
 WORDS = ("the", "a", "sister", "walked", "talked", "with", "and", "letter", "garden", "é", "–")
 TRAIN = [" ".join(WORDS[(i * i + j) % len(WORDS)] for j in range(12)) + ".\n" for i in range(300)]
-HELDOUT = [" ".join(WORDS[(i * j + 3) % len(WORDS)] for j in range(200)) + ".\n" for i in range(1, 4)]
+HELDOUT = [
+    "".join(" ".join(WORDS[(i * n + j * j) % len(WORDS)] for j in range(n, n + 12)) + " home.\n" for n in range(25))
+    for i in range(1, 4)
+]
 
 
 @pytest.fixture(scope="module")
@@ -87,14 +93,55 @@ def test_the_files_hold_the_results(done):
     summary, out = done
     assert json.loads((out / "evaluation.json").read_text(encoding="utf-8")) == summary.results
     assert summary.results["samples"][0]["prompt"] in (out / "samples.md").read_text(encoding="utf-8")
-    assert sorted(path.name for path in out.iterdir()) == ["evaluation.json", "samples.md"]
+    assert sorted(path.name for path in out.iterdir()) == ["evaluation.json", "samples.md", "tasks"]
     assert StageSummary.load(out.parent / "summary.json") == summary
 
 
-def test_the_same_seed_gives_the_same_results(inputs, done, tmp_path):
+def test_both_models_are_put_to_the_tasks_that_are_made_from_the_text(inputs, done, tmp_path):
+    results, out = done[0].results, done[1]
+    for prefix, folder in (("", "export"), ("pretrained_", "checkpoint")):
+        scores = run_tasks(TextGenerator.load(inputs[folder]), out / "tasks", ["last_word", "multiple_choice"])
+        for name, score in scores.items():
+            assert results[f"{prefix}{name}_accuracy"] == score.accuracy
+            assert results[f"{prefix}{name}_standard_error"] == score.standard_error
+            assert results[f"{name}_items"] == score.items >= 10
+    assert write_tasks(tmp_path, HELDOUT) == {name: results[f"{name}_items"] for name in scores}
+    for file in tmp_path.iterdir():
+        assert (out / "tasks" / file.name).read_bytes() == file.read_bytes()
+
+
+@pytest.mark.parametrize("items", [-1, 9])
+def test_a_number_of_items_that_makes_no_task_is_refused_before_the_work(inputs, tmp_path, items):
+    with pytest.raises(InputError, match=f"{items} items are too few for a task; take 10 or more"):
+        evaluate(**inputs, out=tmp_path / "evaluation", task_items=items)
+    assert not (tmp_path / "evaluation").exists()
+
+
+def test_without_tasks_lm_eval_is_not_needed(inputs, done, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lm_eval", None)  # importing it fails
+    summary = evaluate(**inputs, out=tmp_path / "evaluation", seed=3, task_items=0)
+    assert summary.results == {key: value for key, value in done[0].results.items() if not is_of_a_task(key)}
+    assert sorted(path.name for path in (tmp_path / "evaluation").iterdir()) == ["evaluation.json", "samples.md"]
+    with pytest.raises(ModuleNotFoundError, match="lm_eval"):
+        evaluate(**inputs, out=tmp_path / "evaluation")
+
+
+def is_of_a_task(key: str) -> bool:
+    return "last_word" in key or "multiple_choice" in key
+
+
+def test_the_same_seed_gives_the_same_files_byte_for_byte(inputs, done, tmp_path):
     again = evaluate(**inputs, out=tmp_path / "evaluation", seed=3)
     assert again.results == done[0].results
-    other = evaluate(**inputs, out=tmp_path / "evaluation", seed=4)
+    files = [path.relative_to(done[1]) for path in done[1].rglob("*") if path.is_file()]
+    assert len(files) == 6
+    for file in files:
+        assert (tmp_path / "evaluation" / file).read_bytes() == (done[1] / file).read_bytes()
+
+
+def test_another_seed_gives_other_samples_and_the_same_figures(inputs, done, tmp_path):
+    again, other = done[0], evaluate(**inputs, out=tmp_path / "evaluation", seed=4)
+    assert other.results["last_word_accuracy"] == again.results["last_word_accuracy"]
     assert other.results["samples"] != again.results["samples"]
     assert other.results["bits_per_byte"] == again.results["bits_per_byte"]
 
@@ -128,6 +175,7 @@ def test_figures_files_and_picture_are_tracked(inputs, tmp_path, mlflow_client, 
     [run] = runs
     assert run.info.status == "FINISHED"
     assert run.data.metrics["bits_per_byte"] == summary.results["bits_per_byte"]
+    assert run.data.metrics["last_word_accuracy"] == summary.results["last_word_accuracy"]
     assert run.data.metrics["expected_calibration_error"] == summary.results["expected_calibration_error"]
     assert run.data.params["seed"] == "3"
     artifacts = {file.path for file in mlflow_client.list_artifacts(run.info.run_id)}
@@ -135,6 +183,7 @@ def test_figures_files_and_picture_are_tracked(inputs, tmp_path, mlflow_client, 
     assert {file.path for file in mlflow_client.list_artifacts(run.info.run_id, "evaluation")} == {
         "evaluation/evaluation.json",
         "evaluation/samples.md",
+        "evaluation/tasks",
     }
 
 
@@ -166,5 +215,5 @@ def test_broken_weights_end_the_stage_with_a_clear_line(inputs, tmp_path):
     state["norm.weight"] = torch.full_like(state["norm.weight"], float("nan"))
     model.load_state_dict(state)
     save_model(tmp_path / "model", model, inputs["checkpoint"] / "tokenizer.model")
-    with pytest.raises(InputError, match="the model's logits are not numbers"):
+    with pytest.raises(InputError, match="the model's logits are not finite numbers"):
         evaluate(**{**inputs, "export": tmp_path / "model"}, out=tmp_path / "out")
