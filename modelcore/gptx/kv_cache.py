@@ -192,18 +192,19 @@ class KVCache:
 
     def _take_pending(self, counts: list[int]) -> None:
         """Moves the newest of each row's valid tokens from the last pass to the ring."""
-        device = self.lengths.device
+        device, pending, self._pending = self.lengths.device, self._pending, {}
+        row_numbers = [row for row, count in enumerate(counts) if count]
+        if not row_numbers:
+            return
+        rows = torch.tensor(row_numbers, device=device)
         # The last tokens of each row. A row that has fewer writes its first one again.
-        n_tokens = min(self._pending[0][0].shape[2], self.slots)
-        first = torch.tensor(counts, device=device)[:, None] - n_tokens
-        token = (first + torch.arange(n_tokens, device=device)).clamp(min=0)  # (B, n_tokens)
-        slots = (self.lengths[:, None] + token) % self.slots
-        for layer, keys_and_values in self._pending.items():
+        n_tokens = min(pending[0][0].shape[2], self.slots)
+        first = torch.tensor([counts[row] for row in row_numbers], device=device)[:, None] - n_tokens
+        token = (first + torch.arange(n_tokens, device=device)).clamp(min=0)  # (rows, n_tokens)
+        slots = (self.lengths[rows, None] + token) % self.slots
+        for layer, keys_and_values in pending.items():
             for storage, new in zip((self.keys[layer], self.values[layer]), keys_and_values, strict=True):
                 index = token[:, None, :, None].expand(-1, new.shape[1], -1, new.shape[3])
-                storage.write(slots, new.gather(2, index))
-        self._pending = {}
-        self._written = [
-            max(written, n + max(count, 1))
-            for written, n, count in zip(self._written, self._host_lengths, counts, strict=True)
-        ]
+                storage.write(slots, new[rows].gather(2, index), rows)
+        ends = [n + count for n, count in zip(self._host_lengths, counts, strict=True)]
+        self._written = [max(pair) for pair in zip(self._written, ends, strict=True)]

@@ -29,15 +29,23 @@ class KVStorage:
         """Memory of the slots, in bytes."""
         return self.data.nbytes + (0 if self.scale is None else self.scale.nbytes)
 
-    def write(self, slots: Tensor, vectors: Tensor) -> None:
-        """Stores ``vectors``, (batch, n_kv_heads, time, head_dim), in ``slots``, (batch, time)."""
-        index = slots.view(len(slots), 1, -1, 1)
+    def write(self, slots: Tensor, vectors: Tensor, rows: Tensor | None = None) -> None:
+        """Stores vectors in slots.
+
+        Args:
+            slots: (rows, time). A slot named twice in a row must be given the same vector both times.
+            vectors: (rows, n_kv_heads, time, head_dim).
+            rows: Which rows they are for; None: all.
+        """
         if self.scale is None:
-            self.data.scatter_(2, index.expand_as(vectors), vectors.to(self.data.dtype))
-            return
-        rounded, scale = _to_int8(vectors)
-        self.data.scatter_(2, index.expand_as(rounded), rounded)
-        self.scale.scatter_(2, index.expand_as(scale), scale)
+            parts = [(self.data, vectors.to(self.data.dtype))]
+        else:
+            parts = list(zip((self.data, self.scale), _to_int8(vectors), strict=True))
+        for stored, new in parts:
+            if rows is None:
+                stored.scatter_(2, slots.view(len(slots), 1, -1, 1).expand_as(new), new)
+            else:
+                stored[rows[:, None], :, slots] = new.transpose(1, 2)
 
     def read(self, n_slots: int, dtype: torch.dtype) -> Tensor:
         """The vectors in the first ``n_slots`` slots, (batch, n_kv_heads, n_slots, head_dim), as ``dtype``."""

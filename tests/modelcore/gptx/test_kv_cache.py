@@ -227,6 +227,22 @@ def test_a_ring_takes_back_a_rejected_draft_and_refuses_what_it_has_overwritten(
 
 
 @torch.no_grad()
+def test_a_row_that_took_nothing_from_a_long_pass_can_go_back_as_far_as_before(windowed, tokens):
+    cache = KVCache(windowed.config, 3, rewind=0)
+    for chunk in tokens[:, :9].split(1, dim=1):
+        windowed(chunk, cache)
+        cache.advance(1)
+    windowed(tokens[:, 9:13], cache)
+    cache.advance([4, 0, 4])
+    cache.rewind([13, 8, 13])
+    following = tokens[:, 20:21]
+    logits = windowed(following, cache)
+    for row, length in enumerate([13, 8, 13]):
+        alone = torch.cat((tokens[row, :length], following[row]))[None]
+        torch.testing.assert_close(logits[row, 0], windowed(alone)[0, -1], **TOLERANCE)
+
+
+@torch.no_grad()
 def test_a_cache_of_half_precision_stays_close(model, tokens):
     cache = KVCache(model.config, 3, dtype=torch.bfloat16)
     model(tokens[:, :10], cache)
