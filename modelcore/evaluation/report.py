@@ -192,7 +192,7 @@ def _tasks(facts: RunFacts) -> str:
         for task in facts.tasks
     )
     return _section(
-        "What it understands",
+        "What it gets right",
         '<div class="wide"><table>\n<thead><tr><th>Task</th><th class="number">Tuned model</th>'
         '<th class="number">Before tuning</th><th class="number">Items</th></tr></thead>\n'
         f"<tbody>\n{rows}\n</tbody>\n</table></div>",

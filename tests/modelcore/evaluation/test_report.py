@@ -207,7 +207,7 @@ def test_a_task_that_was_left_out_has_no_place_on_the_page_or_in_the_table():
     assert "last word" not in render_table([stage])
     assert "multiple choice" in render_table([stage])
     del stage.results["multiple_choice_items"]
-    assert "What it understands" not in Page(render_report([stage])).text
+    assert "What it gets right" not in Page(render_report([stage])).text
 
 
 def test_curves_without_a_row_are_left_out():
