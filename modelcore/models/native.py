@@ -54,10 +54,15 @@ def save_model(folder: Path, model: GPT, tokenizer_model: Path | None) -> None:
         copy_tokenizer(tokenizer_model, folder)
 
 
-def load_model(folder: Path, device: torch.device | str = "cpu") -> GPT:
+def load_model(folder: Path, device: torch.device | str = "cpu", *, apart: bool = False) -> GPT:
     """Reads what :func:`save_model` wrote: the model in evaluation mode, in the dtype stored.
 
     The weights are mapped from the file, not copied, as long as they stay on the CPU and nobody writes to them.
+
+    Args:
+        folder: The model's folder.
+        device: Where the model is to be.
+        apart: As in :func:`map_tensors`.
 
     Raises:
         InputError: If the folder is no native model, of a newer version, or its weights are truncated, of another
@@ -66,7 +71,7 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> GPT:
     folder = Path(folder)
     config = read_config(folder)
     model = empty_model(config)
-    tensors = map_tensors(folder / WEIGHTS_FILE)
+    tensors = map_tensors(folder / WEIGHTS_FILE, apart=apart)
     check_tensors(folder / WEIGHTS_FILE, tensors, tensor_shapes(model))
     return fill_model(model, tensors).to(device)
 
@@ -137,15 +142,24 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def map_tensors(path: Path) -> dict[str, Tensor]:
+def map_tensors(path: Path, *, apart: bool = False) -> dict[str, Tensor]:
     """All tensors of a safetensors file, by name, mapped into memory: a page is read when it is first used.
+
+    Args:
+        path: The file.
+        apart: Map the file anew for each tensor, for who will let them go one by one: the pages of one are then given
+            back with it, and not with the last of all. It costs address space, the file's size for each tensor.
 
     Raises:
         InputError: If the file is missing, truncated or no safetensors file.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no mapping)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no mapping)
+        for name in tensors if apart else ():
+            with safe_open(path, framework="pt") as file:
+                tensors[name] = file.get_tensor(name)
+        return tensors
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{path} is missing") from None
     except (SafetensorError, OSError) as error:

@@ -84,7 +84,8 @@ def quantize_model(model: GPT, kind: Quantization) -> GPT:
     every logit.
 
     Args:
-        model: A plain model, still without adapters.
+        model: A plain model, still without adapters. Loaded with ``load_model(…, apart=True)``, no more than one of
+            its full weights is in memory at a time.
         kind: What to keep the layers in; ``none`` leaves them.
 
     Returns:
@@ -103,10 +104,6 @@ def quantize_model(model: GPT, kind: Quantization) -> GPT:
             name, module = linear.popitem()
             model.blocks.set_submodule(name, layer(module))
             del module
-        for (
-            parameter
-        ) in model.parameters():  # copied, so that a file it was mapped from is let go, full weights and all
-            parameter.data = parameter.data.clone()
     return model
 
 

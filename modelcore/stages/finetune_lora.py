@@ -18,6 +18,7 @@ from modelcore.gptx import GPT
 from modelcore.inference import SamplingConfig, generate
 from modelcore.models import load_model, tokenizer_path
 from modelcore.quantization import Quantization, quantize_model
+from modelcore.quantization.allocator import give_back_freed_memory
 from modelcore.stages.outputs import Output
 from modelcore.stages.stage import Stage, StageSummary
 from modelcore.storage import localize
@@ -119,7 +120,9 @@ def finetune_lora(
     with Stage("finetune_lora", parameters, outputs={out: ADAPTER}, summary=summary) as stage:
         targets = tuple(name.strip() for name in target_modules.split(",") if name.strip())
         lora = LoRAConfig(rank=rank, alpha=alpha, dropout=dropout, targets=targets, rslora=rslora, dora=dora)
-        model = quantize_model(load_model(checkpoint), quantize)
+        if quantize != "none":
+            give_back_freed_memory()
+        model = quantize_model(load_model(checkpoint, apart=quantize != "none"), quantize)
         tokenizer = Tokenizer.load(tokenizer_path(checkpoint))
         context = model.config.context_length
         settings = TrainingSettings(
