@@ -80,25 +80,26 @@ class AdapterSwitch:
 
 
 class AdapterChoice:
-    """Which adapter each row of a batch uses: a context, which may be entered again and again."""
+    """Which adapter each row of a batch uses: a context, which may be entered again and again.
+
+    Attributes:
+        names: The adapter of each row, None for the base alone.
+        rows: The rows of each adapter, int64.
+    """
 
     def __init__(self, switch: AdapterSwitch, names: Sequence[str | None]) -> None:
         self._switch = switch
         self._before: AdapterChoice | None = None
-        self._set(names)
-
-    def _set(self, names: Sequence[str | None]) -> None:
-        device = self._switch.model.device
-        self.names = list(names)
+        self.names = tuple(names)
         self.rows = {
-            name: torch.tensor([row for row, other in enumerate(names) if other == name], device=device)
+            name: torch.tensor([row for row, other in enumerate(names) if other == name], device=switch.model.device)
             for name in dict.fromkeys(names)
             if name is not None
         }
 
-    def keep(self, rows: Sequence[int]) -> None:
-        """Keeps these rows alone, in this order, as :meth:`modelcore.gptx.KVCache.keep` does."""
-        self._set([self.names[row] for row in rows])
+    def kept(self, rows: Sequence[int]) -> AdapterChoice:
+        """The choice for these rows alone, in this order: for a batch that others have left."""
+        return AdapterChoice(self._switch, [self.names[row] for row in rows])
 
     def __enter__(self) -> Self:
         self._before, self._switch.active = self._switch.active, self

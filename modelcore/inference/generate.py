@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
@@ -14,6 +14,9 @@ from modelcore.gptx import GPT, KVCache
 from modelcore.inference.chooser import TokenChooser
 from modelcore.inference.prefill import read_prompts
 from modelcore.inference.samplers import SamplingConfig
+
+if TYPE_CHECKING:
+    from modelcore.adapters import AdapterChoice
 
 FinishReason = Literal["eos", "stop", "length"]
 """Why a text ended: the model ended it, a stop string was met, or the tokens asked for or the context ran out."""
@@ -39,6 +42,7 @@ def generate(
     max_tokens: int | Sequence[int] = 128,
     eos_id: int | None = None,
     stopped: Callable[[int, int], bool] | None = None,
+    adapters: AdapterChoice | None = None,
 ) -> list[Generation]:
     """Continues every prompt; prompts may differ in length, in settings and in how much is asked for.
 
@@ -56,6 +60,8 @@ def generate(
             context is full.
         eos_id: The token that ends a text, or None to go on to the end.
         stopped: Called with a prompt's index and each of its new tokens; True ends that text there (``stop``).
+        adapters: Which adapter each prompt is continued with, from
+            :meth:`modelcore.adapters.AdapterSwitch.choose`; the switch must be the model's.
 
     Returns:
         One :class:`Generation` a prompt, in order.
@@ -66,7 +72,7 @@ def generate(
     """
     tokens: list[list[int]] = [[] for _ in prompts]
     reasons: list[FinishReason] = ["length"] * len(prompts)
-    for step in _steps(model, prompts, sampling, max_tokens, eos_id, stopped):
+    for step in _steps(model, prompts, sampling, max_tokens, eos_id, stopped, adapters):
         for row, token, reason in step:
             if token is not None:
                 tokens[row].append(token)
@@ -81,13 +87,14 @@ def stream(
     sampling: SamplingConfig | None = None,
     max_tokens: int = 128,
     eos_id: int | None = None,
+    adapters: AdapterChoice | None = None,
 ) -> Generator[int, None, FinishReason]:
     """Yields the ids that follow one prompt as they come; arguments and errors as in :func:`generate`.
 
     Returns:
         The finish reason, as the generator's return value.
     """
-    for step in _steps(model, [prompt], sampling, max_tokens, eos_id):
+    for step in _steps(model, [prompt], sampling, max_tokens, eos_id, adapters=adapters):
         _, token, reason = step[0]
         if token is not None:
             yield token
@@ -107,6 +114,7 @@ def _steps(
     max_tokens: int | Sequence[int],
     eos_id: int | None,
     stopped: Callable[[int, int], bool] | None = None,
+    adapters: AdapterChoice | None = None,
 ) -> Iterator[list[_Event]]:
     """One list of events a step, for the prompts that have not ended before."""
     if sampling is None or isinstance(sampling, SamplingConfig):
@@ -119,7 +127,7 @@ def _steps(
     check_prompts(model, prompts, max_tokens)
     if prompts:
         with evaluating(model):
-            yield from _run(model, prompts, sampling, max_tokens, eos_id, stopped)
+            yield from _run(model, prompts, sampling, max_tokens, eos_id, stopped, adapters)
 
 
 @torch.inference_mode()
@@ -130,6 +138,7 @@ def _run(
     max_tokens: Sequence[int],
     eos_id: int | None,
     stopped: Callable[[int, int], bool] | None,
+    adapters: AdapterChoice | None,
 ) -> Iterator[list[_Event]]:
     context, device = model.config.context_length, model.device
     # How many tokens each prompt may get. The last one is never fed back, so it needs no place in the context.
@@ -139,10 +148,15 @@ def _run(
     chooser = TokenChooser(samplings, prompts, model.config.vocab_size, device)
     rows = list(range(len(prompts)))  # the prompt that each row of the batch continues
 
-    last = read_prompts(model, prompts, cache)  # (B, d_model)
+    # Entered for each pass alone: between two of them the model may be used for something else.
+    chosen_adapters: AbstractContextManager[object] = adapters or nullcontext()
+    with chosen_adapters:
+        last = read_prompts(model, prompts, cache)  # (B, d_model)
     produced = 0
     while True:
-        chosen = chooser.choose(model.head(last))  # (B,)
+        with chosen_adapters:
+            logits = model.head(last)  # (B, vocab_size)
+        chosen = chooser.choose(logits)  # (B,)
         produced += 1
         events: list[_Event] = []
         alive: list[int] = []
@@ -165,9 +179,12 @@ def _run(
             rows = [rows[place] for place in alive]
             chooser.keep(alive)
             cache.keep(alive)
+            if adapters is not None:
+                chosen_adapters = adapters = adapters.kept(alive)
             chosen = chosen[torch.tensor(alive, device=device)]
         chooser.record(chosen)
-        last = model.hidden(chosen[:, None], cache)[:, 0]  # (B, d_model)
+        with chosen_adapters:
+            last = model.hidden(chosen[:, None], cache)[:, 0]  # (B, d_model)
         cache.advance(1)
 
 

@@ -8,6 +8,7 @@ import torch
 from modelcore.adapters import AdapterSwitch, LoRAConfig, add_lora, load_adapter, lora_parameters, save_adapter
 from modelcore.errors import InputError
 from modelcore.gptx import GPT, GPTConfig
+from modelcore.inference import SamplingConfig, generate, stream
 from modelcore.quantization import quantize_model
 
 SIZES = {"vocab_size": 41, "context_length": 16, "n_layers": 2, "d_model": 24, "n_heads": 4, "d_ff": 40}
@@ -114,12 +115,45 @@ def test_a_choice_inside_another_ends_with_itself(name, switch):
 @ARCHITECTURES
 def test_rows_that_leave_take_their_adapters_with_them(name, switch, folders):
     choice = switch.choose(["plain", None, "ends", "v2.1 (DoRA)"])
-    choice.keep([3, 0])
-    with torch.no_grad(), choice:
+    with torch.no_grad(), choice.kept([3, 0]):
         logits = switch.model(TOKENS[[3, 0]])
     with torch.no_grad():
         assert (logits[0] - alone(name, folders["v2.1 (DoRA)"])(TOKENS)[3]).abs().max() <= 1e-5
         assert (logits[1] - alone(name, folders["plain"])(TOKENS)[0]).abs().max() <= 1e-5
+
+
+@ARCHITECTURES
+def test_generation_takes_a_name_a_prompt_and_rows_that_end_early_mix_nothing_up(name, switch, folders):
+    """Prompts of other lengths, other adapters, other ends: each text is what its adapter alone would write."""
+    names = ["ends", "plain", None, "v2.1 (DoRA)", "plain", "ends"]
+    prompts = [TOKENS[row % 4, : 2 + row].tolist() for row in range(6)]
+    most = [3, 9, 1, 6, 8, 5]
+    greedy = SamplingConfig(temperature=0.0)
+    together = generate(switch.model, prompts, greedy, most, adapters=switch.choose(names))
+    one_by_one = [
+        generate(alone(name, folders.get(key)), [prompt], greedy, limit)[0]
+        for key, prompt, limit in zip(names, prompts, most, strict=True)
+    ]
+    assert together == one_by_one
+    assert generate(switch.model, prompts, greedy, most) != together
+    streamed = list(stream(switch.model, prompts[1], greedy, most[1], adapters=switch.choose(["plain"])))
+    assert streamed == together[1].tokens
+
+
+@pytest.mark.parametrize("name", ["llama"])
+def test_texts_streamed_side_by_side_keep_their_adapters(name, switch):
+    prompt, greedy = TOKENS[0, :3].tolist(), SamplingConfig(temperature=0.0)
+    alone = {key: list(stream(switch.model, prompt, greedy, 8, adapters=switch.choose([key]))) for key in switch.names}
+    streams = {key: stream(switch.model, prompt, greedy, 8, adapters=switch.choose([key])) for key in switch.names}
+    steps = list(zip(*streams.values(), strict=True))  # a token of each in turn
+    assert {key: list(tokens) for key, tokens in zip(streams, zip(*steps, strict=True), strict=True)} == alone
+    assert len({tuple(tokens) for tokens in alone.values()}) == 3
+
+
+@pytest.mark.parametrize("name", ["llama"])
+def test_generation_with_another_number_of_names_is_refused(name, switch):
+    with pytest.raises(InputError, match="chosen for 1 rows, the batch has 2"):
+        generate(switch.model, [[1], [2]], adapters=switch.choose(["plain"]))
 
 
 @pytest.mark.parametrize("name", ["llama"])
