@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -169,6 +171,28 @@ def test_an_earlier_model_is_replaced(tokens, recipe, tmp_path):
     pretrain(tokens=tokens, out=out, preset=str(recipe), steps=2)
     assert json.loads((out / "training.json").read_text())["totals"]["steps"] == 2
     assert load_model(out)
+
+
+@pytest.mark.slow
+def test_torchrun_starts_processes_of_which_one_writes_and_speaks(tokens, recipe, tmp_path):
+    """As a user types it; the model is that of a single process, but for the order in which sums are made."""
+    recipe.write_text(RECIPE.replace("dropout: 0.1", "dropout: 0.0"))
+    out = tmp_path / "several" / "model"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = ["-m", "modelcore.cli", "pretrain", "--tokens", tokens, "--out", out, "--preset", recipe, "--steps", "9"]
+    launched = subprocess.run(
+        [*torchrun, *command],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert launched.stdout.count("out=") == launched.stdout.count("heldout_bits_per_byte=") == 1
+    assert launched.stderr.count("stage=pretrain status=done") == 1
+    assert [path.name for path in out.parent.iterdir()] == ["model"]
+    pretrain(tokens=tokens, out=tmp_path / "single", preset=str(recipe), steps=9)
+    theirs = weights(tmp_path / "single")
+    for name, tensor in weights(out).items():
+        torch.testing.assert_close(tensor, theirs[name], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(
