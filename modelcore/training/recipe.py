@@ -57,7 +57,7 @@ class TrainingSettings:
         separate_documents: Whether attention stays inside each document of a window, positions begin anew in each, and
             no document's first token is a target of the one before.
         gradient_checkpointing: Whether only the input of each block is kept for the backward pass, which then computes
-            the block again (Chen et al. 2016): the same gradients for a quarter more time and far less memory.
+            the block again (Chen et al. 2016): the same gradients, for one more forward pass and far less memory.
         ema_decay: Decay of the exponential moving average of the weights, which is then what is evaluated and saved at
             the end (:mod:`modelcore.training.averaging`); 0: the last weights are.
         spike_deviations: A step whose loss or gradient norm is so many standard deviations above the mean of those

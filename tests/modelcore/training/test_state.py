@@ -6,6 +6,8 @@ import re
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from modelcore.errors import InputError
@@ -155,6 +157,24 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(save, tmp_path, capl
     (record,) = caplog.records
     assert record.levelname == "WARNING"
     assert re.search(f"step-00000006 is passed over: {said}", record.getMessage())
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_flipped_bit_and_any_truncation_of_any_file_is_found(save, tmp_path, data):
+    path = tmp_path / "step-00000005" if (tmp_path / "step-00000005").is_dir() else save(5)
+    file = path / data.draw(st.sampled_from(sorted(file.name for file in path.iterdir())))
+    content = file.read_bytes()
+    place = data.draw(st.integers(0, len(content) - 1))
+    damaged = bytearray(content)
+    damaged[place] ^= 1 << data.draw(st.integers(0, 7))
+    for bad in (bytes(damaged), content[:place]):
+        file.write_bytes(bad)
+        fault = find_fault(path)
+        assert fault is not None
+        assert "\n" not in fault
+    file.write_bytes(content)
+    assert find_fault(path) is None
 
 
 def test_where_every_checkpoint_is_damaged_the_run_is_not_begun_anew_in_silence(save, tmp_path):
