@@ -4,8 +4,9 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from modelcore.adapters import load_adapter
+from modelcore.adapters import load_adapter, merge
 from modelcore.adapters.replies import ReplyBatches, pad, reply_loss
 from modelcore.data.instructions import load_instructions
 from modelcore.errors import InputError
@@ -112,6 +113,53 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(checkpoint, 
     assert files["a"] == files["b"] != files["c"]
 
 
+@pytest.mark.parametrize("quantize", ["int8", "nf4"])
+def test_tuned_on_a_quantized_base_the_full_model_answers_as_well(checkpoint, tuned, tmp_path, quantize):
+    summary = finetune_lora(
+        checkpoint=checkpoint,
+        instructions=str(tuned[0] / "pairs.jsonl"),
+        out=tmp_path / "adapter",
+        quantize=quantize,
+        steps=60,
+        batch_size=8,
+        micro_batch_size=4,
+        learning_rate=2e-2,
+    )
+    before, after = (summary.results[f"heldout_reply_loss_{when}"] for when in ("before", "after"))
+    assert after < 0.5 * before
+    tokenizer = Tokenizer.load(checkpoint)
+    _, heldout = split_pairs(load_instructions(tuned[0] / "pairs.jsonl", tokenizer, 64).examples)
+    model = load_adapter(tmp_path / "adapter", load_model(checkpoint), base=checkpoint)
+    unmerged = reply_loss(model, heldout, 8, tokenizer.pad_id)
+    assert unmerged < 0.5 * before
+    assert reply_loss(merge(model), heldout, 8, tokenizer.pad_id) == pytest.approx(unmerged, abs=1e-4)
+
+
+def test_micro_batches_change_nothing_but_rounding(checkpoint, tuned, tmp_path):
+    arguments = {"checkpoint": checkpoint, "instructions": str(tuned[0] / "pairs.jsonl"), "steps": 3, "batch_size": 8}
+    for size in (0, 2):
+        finetune_lora(out=tmp_path / str(size), micro_batch_size=size, **arguments)
+    whole, pieces = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("0", "2"))
+    assert all((whole[name] - pieces[name]).abs().max() <= 1e-4 for name in whole)
+
+
+def test_kinds_of_lora_are_written_as_peft_has_them(checkpoint, tuned, tmp_path):
+    finetune_lora(
+        checkpoint=checkpoint,
+        instructions=str(tuned[0] / "pairs.jsonl"),
+        out=tmp_path / "adapter",
+        steps=2,
+        rslora=True,
+        dora=True,
+    )
+    fields = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    assert fields["use_rslora"]
+    assert fields["use_dora"]
+    assert any(
+        name.endswith("lora_magnitude_vector") for name in load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    )
+
+
 def test_target_modules_are_peft_names_with_commas_between(checkpoint, tuned, tmp_path):
     finetune_lora(
         checkpoint=checkpoint,
@@ -182,6 +230,8 @@ def run(checkpoint, tmp_path, pairs=PAIRS, **arguments):
         ({"steps": 0}, "steps is 0"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"learning_rate": 0.0}, "learning_rate is 0"),
+        ({"quantize": "int4"}, "quantization is 'int4'; it must be one of: none, int8, nf4"),
+        ({"micro_batch_size": 3}, "micro_batch_size 3 does not divide batch_size 16"),
         ({"target_modules": "c_attn"}, "'c_attn' names no layer of this model; known: down_proj"),
     ],
 )
