@@ -95,16 +95,18 @@ class SpeculativeDecoder:
             if len(prompt) <= draft_context:
                 read_prompts(self.draft, [prompt[:-1]], draft_cache)
         sampler = _Sampler(sampling, prompt, self.model.config.vocab_size, self.model.device)
+        last = unread = torch.tensor(prompt[-1:], device=self.model.device)  # what target and draft have yet to read
         while True:
             left = len(prompt) + room - len(text)  # a round gives one token more than are proposed
             n = max(0, min(self.draft_tokens, left - 1, draft_context + 1 - len(text)))
-            proposal = self._propose(n, text, draft_cache, sampler)
-            new = self._verify(text, proposal, cache, sampler)
+            proposal = self._propose(n, unread, draft_cache, sampler)
+            new, last = self._verify(last, proposal, cache, sampler)
             taken = len(new) - 1
             self.proposed += n
             self.accepted += taken
             if draft_cache.longest > len(text) + taken:  # the draft forgets what it said and the target did not take
                 draft_cache.rewind([len(text) + taken])
+            unread = torch.cat((proposal.tokens[-1:], last)) if taken == n else last  # it never read its last token
             for token in new:
                 if token == eos_id:
                     return "eos"
@@ -118,45 +120,55 @@ class SpeculativeDecoder:
         dtype, device = model.embedding.weight.dtype, model.device
         return KVCache(model.config, 1, slots, dtype=dtype, device=device, rewind=self.draft_tokens)
 
-    def _propose(self, n: int, text: list[int], cache: KVCache, sampler: _Sampler) -> _Proposal:
-        """Draws ``n`` tokens from the draft, one after the other; nothing is asked of the device."""
-        device = self.model.device
-        vocab = self.model.config.vocab_size
-        if n == 0:
-            return _Proposal(
-                torch.empty(0, dtype=torch.long, device=device),
-                torch.empty(0, vocab, dtype=torch.float64, device=device),
-                sampler.history,
-            )
-        histories, tokens, distributions = [sampler.history], [], []
-        unread = torch.tensor([text[cache.longest :]], device=device)  # (1, 1), or (1, 2) after all were taken
+    def _propose(self, n: int, unread: Tensor, cache: KVCache, sampler: _Sampler) -> _Proposal:
+        """Draws ``n`` tokens from the draft, one after the other, without asking the device for anything.
+
+        Args:
+            n: How many.
+            unread: The end of the text that ``cache`` does not hold, (tokens,).
+            cache: The draft's.
+            sampler: The text's.
+        """
+        device, vocab = self.model.device, self.model.config.vocab_size
+        histories = [sampler.history]
+        tokens = [torch.empty(0, dtype=torch.long, device=device)]
+        distributions = [torch.empty(0, vocab, dtype=torch.float64, device=device)]
         for _ in range(n):
-            logits = self.draft.head(self.draft.hidden(unread, cache)[:, -1])  # (1, V)
-            cache.advance(unread.shape[1])
-            distribution = sampler.distribution(logits, histories[-1])
-            token = draw(distribution.log(), sampler.uniform(distribution.shape[-1])[None])  # (1,)
-            tokens.append(token)
-            distributions.append(distribution)
-            histories.append(histories[-1].extended(token) if histories[-1] is not None else None)
-            unread = token[:, None]
+            logits = self.draft.head(self.draft.hidden(unread[None], cache)[:, -1])  # (1, V)
+            cache.advance(len(unread))
+            distributions.append(sampler.distribution(logits, histories[-1]))
+            unread = draw(distributions[-1].log(), sampler.uniform(vocab)[None])  # (1,)
+            tokens.append(unread)
+            histories.append(histories[-1].extended(unread) if histories[-1] is not None else None)
         return _Proposal(torch.cat(tokens), torch.cat(distributions), _stacked(histories))
 
-    def _verify(self, text: list[int], proposal: _Proposal, cache: KVCache, sampler: _Sampler) -> list[int]:
-        """The tokens that the target takes from the proposal, and one more of its own."""
+    def _verify(self, last: Tensor, proposal: _Proposal, cache: KVCache, sampler: _Sampler) -> tuple[list[int], Tensor]:
+        """The tokens that the target takes from the proposal, and one more of its own.
+
+        Args:
+            last: The text's last token, which ``cache`` does not hold, (1,).
+            proposal: The draft's.
+            cache: The target's.
+            sampler: The text's; its history is brought up to date.
+
+        Returns:
+            The tokens, and the last of them on the device, (1,).
+        """
         n, q = len(proposal.tokens), proposal.distributions  # (n, V)
-        read = torch.cat((torch.tensor(text[-1:], device=self.model.device), proposal.tokens))[None]  # (1, n + 1)
+        read = torch.cat((last, proposal.tokens))[None]  # (1, n + 1)
         p = sampler.distribution(self.model.head(self.model.hidden(read, cache)[0]), proposal.history)  # (n + 1, V)
         taken, own = verify(p, q, proposal.tokens, sampler.uniform(n), sampler.uniform(p.shape[-1]))
         broken = torch.stack((~p.sum().isfinite(), ~q.sum().isfinite())).long()
         # One look at the device a round.
         found = torch.cat((torch.stack((taken, own)), broken, proposal.tokens)).tolist()
-        count, last, p_is_broken, q_is_broken, *proposed = found
+        count, token, p_is_broken, q_is_broken, *proposed = found
         if p_is_broken or q_is_broken:
             raise broken_weights("the model" if p_is_broken else "the draft model")
         cache.advance(count + 1)
-        new = [*proposed[:count], last]
-        sampler.record(new)
-        return new
+        if (known := proposal.history) is not None:  # row i: after i proposed tokens
+            taken_in = History(known.prompt[count : count + 1], known.counts[count : count + 1])
+            sampler.history = taken_in.extended(own[None])
+        return [*proposed[:count], token], own[None]
 
 
 def verify(p: Tensor, q: Tensor, tokens: Tensor, uniform: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -176,9 +188,10 @@ def verify(p: Tensor, q: Tensor, tokens: Tensor, uniform: Tensor, noise: Tensor)
     stays = uniform * q[place, tokens] < p[place, tokens]  # (n,): with probability min(1, p / q)
     taken = stays.long().cumprod(dim=0).sum()  # a token stays only where all before it do
     # After the last proposed token q is nothing, so that p remains of p - q.
-    rest = (p[taken] - F.pad(q, (0, 0, 0, 1))[taken]).clamp(min=0)  # (V,)
-    rest = torch.where(rest.sum() > 0, rest, p[taken])  # p and q that differ by rounding alone
-    return taken, draw(rest.log()[None], noise[None])[0]
+    p, q = (each.index_select(0, taken[None]) for each in (p, F.pad(q, (0, 0, 0, 1))))  # (1, V)
+    rest = (p - q).clamp(min=0)
+    rest = torch.where(rest.sum() > 0, rest, p)  # p and q that differ by rounding alone
+    return taken, draw(rest.log(), noise[None])[0]
 
 
 @dataclass(frozen=True)
@@ -217,12 +230,6 @@ class _Sampler:
     def uniform(self, count: int) -> Tensor:
         """The next random numbers, (count,) float64 in [0, 1)."""
         return torch.rand(count, generator=self._generator, dtype=torch.float64, device=self._device)
-
-    def record(self, tokens: list[int]) -> None:
-        """Adds the text's next tokens to its history."""
-        for token in tokens:
-            if self.history is not None:
-                self.history = self.history.extended(torch.tensor([token], device=self._device))
 
 
 def _stacked(histories: Sequence[History | None]) -> History | None:
