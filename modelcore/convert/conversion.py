@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -33,6 +34,9 @@ from modelcore.models.native import load_model, save_model
 from modelcore.tokenizers import Tokenizer, has_tokenizer
 
 logger = logging.getLogger(__name__)
+
+# What a model's folder holds, whichever program wrote it; other files in one are somebody's.
+_MODEL_FILES = ("*.json", "*.safetensors", "*.jinja", "tokenizer.model", "merges.txt")
 
 Verifier = Literal["transformers", "peft", "gguf", "modelcore"]
 
@@ -92,7 +96,7 @@ def convert(
         raise InputError(f"a dtype is chosen for GGUF alone; {to} keeps the weights' own")
     if base is not None and to != "peft":
         raise InputError(f"a base is for peft alone, not for {to}; give the model as the source, its adapter beside it")
-    _check_destination(source, dest, to)
+    _check_destination(dest, to, [source, adapter, base])
     source_format = detect_format(source)
     if to == "peft":
         if base is None:
@@ -174,18 +178,24 @@ def _files(folder: Path) -> dict[str, Any]:
     return {"files": names, "size": sum(file.stat().st_size for file in files)}
 
 
-def _check_destination(source: Path, dest: Path, to: Format) -> None:
-    """Refuses to replace the source, or anything that does not look like a model."""
-    if dest.resolve() == source.resolve():
-        raise InputError(f"{dest} is the source itself; name another place to write to")
+def _check_destination(dest: Path, to: Format, inputs: list[Path | None]) -> None:
+    """Refuses to replace an input, or anything but a model of the kind that is written."""
+    place = dest.resolve()
+    for path in inputs:
+        if path is not None and Path(path).resolve().is_relative_to(place):
+            what = "is" if Path(path).resolve() == place else "holds"
+            raise InputError(f"{dest} {what} what is converted; name another place to write to")
     if to == "gguf" and dest.suffix != ".gguf":
         raise InputError(f"{dest} does not end in .gguf; GGUF is one file, name it so")
     if not dest.exists() or (dest.is_dir() and to != "gguf" and not any(dest.iterdir())):
         return
+    kind = {"gguf": "GGUF file", "peft": "adapter"}.get(to, "model folder")
     try:
         there = detect_format(dest)
     except InputError:
         there = None
-    if there is None or (there == "gguf") != (to == "gguf"):
-        what = "GGUF file" if to == "gguf" else "model folder"
-        raise InputError(f"{dest} exists and is no {what}; it is left as it is, name another one") from None
+    if there != to and {there, to} != {"native", "huggingface"}:
+        raise InputError(f"{dest} exists and is no {kind}; it is left as it is, name another one")
+    names = sorted(path.name for path in dest.iterdir()) if dest.is_dir() else []
+    if others := [name for name in names if not any(fnmatch(name, known) for known in _MODEL_FILES)]:
+        raise InputError(f"{dest} holds {others[0]} beside its {kind}; it is left as it is, name another one")

@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM
 
 import modelcore.convert.conversion as conversion
 from modelcore.adapters import LoRAConfig, add_lora, load_adapter, lora_parameters, save_adapter
+from modelcore.cli import main
 from modelcore.convert import ConversionError, convert, detect_format
 from modelcore.errors import InputError
 from modelcore.gptx import GPT, GPTConfig
@@ -86,9 +87,30 @@ def test_anything_else_in_the_way_is_left_as_it_is(models, name):
     assert (models / "notes" / "text.txt").read_text() == "dear diary"
 
 
-def test_the_source_is_not_replaced_by_its_own_conversion(models):
-    with pytest.raises(InputError, match="is the source itself"):
-        convert(models / "native", models / "adapter" / ".." / "native", "huggingface")
+@pytest.mark.parametrize("to", ["native", "huggingface"])
+def test_a_file_of_somebody_beside_the_model_in_the_way_is_not_lost(models, to):
+    (models / "huggingface" / "notes.txt").write_text("dear diary")
+    with pytest.raises(InputError, match=r"huggingface holds notes\.txt beside its model folder; it is left as it is"):
+        convert(models / "native", models / "huggingface", to)
+    assert detect_format(models / "huggingface") == "huggingface"
+
+
+@pytest.mark.parametrize(
+    ("source", "dest", "to", "options", "message"),
+    [
+        ("native", "adapter/../native", "huggingface", {}, "native is what is converted"),
+        ("native", "adapter", "huggingface", {"adapter": "adapter"}, "adapter is what is converted"),
+        ("adapter", "native", "peft", {"base": "native"}, "native is what is converted"),
+        ("native", ".", "huggingface", {}, "holds what is converted"),
+        ("native", "adapter", "huggingface", {}, "adapter exists and is no model folder; it is left as it is"),
+        ("adapter", "huggingface", "peft", {"base": "native"}, "huggingface exists and is no adapter; it is left as"),
+    ],
+)
+def test_what_is_converted_and_models_of_another_kind_are_not_replaced(models, source, dest, to, options, message):
+    before = {path: path.read_bytes() for path in models.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match=message):
+        convert(models / source, models / dest, to, **{name: models / path for name, path in options.items()})
+    assert {path: path.read_bytes() for path in models.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize("dest", ["native", "notes.gguf"])
@@ -131,3 +153,23 @@ def test_what_tells_how_to_generate_travels_with_the_model(models):
     assert json.loads((models / "out" / "generation_config.json").read_text()) == kept
     config = AutoModelForCausalLM.from_pretrained(models / "out").generation_config
     assert (config.do_sample, config.temperature, config.eos_token_id) == (True, 0.7, [2, 5])
+
+
+def test_on_the_command_line_the_source_is_looked_at_and_the_figures_are_printed(models, capsys):
+    assert main(["convert", str(models / "huggingface"), str(models / "m.gguf"), "--to", "gguf", "--dtype", "f16"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"out={models / 'm.gguf'}"
+    assert {"source_format=huggingface", "verified_by=gguf", "files=m.gguf"} <= set(lines)
+    base = ["--base", str(models / "native")]
+    assert main(["convert", str(models / "adapter"), str(models / "adapter again"), "--to", "peft", *base]) == 0
+    assert "source_format=peft" in capsys.readouterr().out
+
+
+def test_on_the_command_line_a_conversion_that_fails_is_one_line_and_status_1(models, capsys, monkeypatch):
+    arguments = ["convert", str(models / "native"), str(models / "out"), "--to", "huggingface"]
+    monkeypatch.setattr("modelcore.convert.verification.TOLERANCE", -1.0)
+    assert main(arguments) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("modelcore: error: logits of ")
+    assert "differ from its source's by 0; allowed: -1.0" in last
+    assert not (models / "out").exists()
