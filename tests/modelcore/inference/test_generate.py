@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from modelcore.errors import InputError
@@ -135,7 +135,7 @@ def alone(make_model):
     return [generate(make_model("rope"), [prompt], [sampling], [most])[0] for prompt, sampling, most in REQUESTS]
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(rows=st.lists(st.integers(0, len(REQUESTS) - 1), min_size=1, max_size=10))
 def test_a_text_does_not_depend_on_what_else_is_in_the_batch_nor_on_its_place_in_it(make_model, alone, rows):
     """Requests of every kind of setting, in any number, order and repetition."""

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import (
     GenerationConfig,
@@ -166,7 +166,7 @@ configurations = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(sampling=configurations, seed=st.integers(0, 1000), ties=st.booleans())
 def test_all_rules_together_are_hugging_faces_pipeline(llama, sampling, seed, ties):
     """Its processors in its order; the penalties that it lacks are given to it as a caller's own."""
@@ -185,7 +185,10 @@ def test_all_rules_together_are_hugging_faces_pipeline(llama, sampling, seed, ti
     penalties = LogitsProcessorList([OpenAIPenalties(sampling.frequency_penalty, sampling.presence_penalty)])
     expected = llama._get_logits_processor(theirs, PROMPT, logits_processor=penalties)(ids, logits.clone())
     found = adjust(logits, sampling, history_of(ids), bias_vector(sampling.logit_bias, VOCAB, CPU))
-    assert_same(found, expected)
+    if sampling.frequency_penalty:  # count times penalty is rounded once here and not at all there
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    else:
+        assert_same(found, expected)
 
 
 def test_rules_that_are_off_leave_the_logits_alone(logits):
