@@ -13,6 +13,7 @@ import os
 import shlex
 import shutil
 import sys
+import textwrap
 import time
 import warnings
 from pathlib import Path
@@ -227,9 +228,14 @@ def _headline(summaries: list[StageSummary]) -> dict[str, float]:
 
 
 def _print_table(summaries: list[StageSummary], folder: Path, seconds: float) -> None:
-    from modelcore.evaluation.report import render_table
+    from modelcore.evaluation.report import WIDTH, render_table
 
     sys.stdout.write(render_table(summaries, run_folder=_shown(folder), total_seconds=seconds) + "\n")
+    checked = next(summary.results for summary in summaries if summary.stage == "validate_data")
+    if checked["bad_rows"]:
+        place = _shown(folder / run_folder.LAYOUT["validate-data", "quarantine"])
+        text = f"{checked['bad_rows']:,} of {checked['documents']:,} documents were refused: {checked['refused']}"
+        sys.stdout.write(f"\n{textwrap.fill(text, WIDTH)}\nall of them, with reasons: {place}/quarantine.jsonl\n")
 
 
 def _shown(path: Path) -> str:

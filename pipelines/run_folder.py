@@ -59,7 +59,7 @@ def check(runs: Path, name: str) -> None:
             f"beginning with a letter or digit, and none of {', '.join(_RESERVED)}"
         )
     folder = runs / name
-    check_writable(folder / WORK)
+    check_writable(folder / WORK / "lock")
     latest = runs / LATEST
     if latest.exists() and not latest.is_symlink():
         raise InputError(f"{latest} should be a link to the newest run and is none; move it away")

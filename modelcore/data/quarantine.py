@@ -28,10 +28,13 @@ class Quarantine:
         reasons: How often each reason was given.
     """
 
+    _NAMED = 5
+
     def __init__(self, folder: Path) -> None:
         self._file = open(folder / FILE, "w", encoding="utf-8")  # noqa: SIM115  closed by __exit__
         self.rows = 0
         self.reasons: Counter[str] = Counter()
+        self._named: list[str] = []
 
     def __enter__(self) -> Self:
         return self
@@ -51,6 +54,14 @@ class Quarantine:
             "details": [fault.detail or record.detail for fault in faults],
             "preview": record.preview if record.text is None else record.text[:PREVIEW_CHARACTERS],
         }
+        if self.rows < self._NAMED:
+            why = ", ".join(fault.detail or record.detail or fault.reason for fault in faults)
+            self._named.append(f"{record.source}:{record.row} ({why})")
         self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
         self.rows += 1
         self.reasons.update(fault.reason for fault in faults)
+
+    def summary(self) -> str:
+        """The first few documents, each with what is wrong with it, and how many more there are; in one line."""
+        more = f" and {self.rows - self._NAMED:,} more" if self.rows > self._NAMED else ""
+        return " ".join(f"{'; '.join(self._named)}{more}".split())

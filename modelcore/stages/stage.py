@@ -161,7 +161,7 @@ class Stage:
             self.run.end(failure=f"{type(error).__name__}: {reason}")
         except Exception as untracked:  # for example because the disk is full; what failed first is what counts
             logger.warning("the run's failure could not be tracked: %s", first_line(untracked))
-        logger.error("stage=%s status=failed error=%s", self.summary.stage, json.dumps(reason))
+        logger.error("stage=%s status=failed", self.summary.stage)  # why is said once, by who catches the error
         if full:
             raise InputError(reason) from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,8 @@ from modelcore.errors import InputError
 from modelcore.stages.outputs import Output
 from modelcore.stages.stage import Stage, StageSummary
 from modelcore.storage import localize
+
+logger = logging.getLogger(__name__)
 
 TEXT_FIELD = "text"
 HELDOUT_FRACTION = 0.05
@@ -115,6 +118,14 @@ def validate_data(
         stage.run.log_path(outputs["quarantine"], "quarantine")
         if failure is not None:
             raise InputError(failure)
+        if stage.results["bad_rows"]:
+            logger.warning(
+                "refused=%d documents=%d: %s; see %s",
+                stage.results["bad_rows"],
+                stage.results["documents"],
+                stage.results["refused"],
+                outputs["quarantine"] / QUARANTINE_FILE,
+            )
         for part, source, context in (("train", corpus, "training"), ("heldout", heldout or corpus, "evaluation")):
             stage.run.log_dataset(
                 name=part,
@@ -181,6 +192,7 @@ def _figures(separated: Separated, quarantine: Quarantine) -> dict[str, Any]:
     figures: dict[str, Any] = {
         "documents": separated.documents,
         "bad_rows": quarantine.rows,
+        "refused": quarantine.summary(),
         **{f"bad_{reason}": count for reason, count in sorted(quarantine.reasons.items())},
         "heldout_chosen": separated.chosen,
     }
@@ -194,12 +206,15 @@ def _figures(separated: Separated, quarantine: Quarantine) -> dict[str, Any]:
 def _judge(separated: Separated, quarantine: Quarantine, max_bad_fraction: float) -> None:
     counted = ", ".join(f"{count:,} {reason}" for reason, count in quarantine.reasons.most_common())
     bad = f"{quarantine.rows:,} of {separated.documents:,} documents are bad ({counted})"
+    named = f": {quarantine.summary()}"
+    if not separated.documents:
+        raise _UnfitError("the corpus holds no document: every file is empty")
     if quarantine.rows > max_bad_fraction * separated.documents:
-        raise _UnfitError(f"{bad}, more than max_bad_fraction={max_bad_fraction:g}")
+        raise _UnfitError(f"{bad}, more than max_bad_fraction={max_bad_fraction:g}{named}")
     if not separated.train.documents:
-        raise _UnfitError(f"no clean document is left to train on: {bad}")
+        raise _UnfitError(f"no clean document is left to train on: {bad}{named}")
     if not separated.heldout.documents and quarantine.rows:
-        raise _UnfitError(f"no clean text is left to hold out: {bad}")
+        raise _UnfitError(f"no clean text is left to hold out: {bad}{named}")
     if not separated.heldout.documents:
         raise _UnfitError(
             "the corpus is too small to hold out a part of it; give heldout, or longer documents, "

@@ -1,5 +1,6 @@
 """The whole pipeline on this machine, small: what a run leaves behind, how a second one differs, how one fails."""
 
+import gzip
 import json
 import os
 import re
@@ -32,18 +33,19 @@ def start(runs, *options, **environment):
 
 def run_pipeline(runs, *options, **environment):
     process = start(runs, *options, **environment)
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=1200)
     return process.returncode, out, err
 
 
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory):
-    """A corpus of two short texts, an evaluation text, and pairs for LoRA."""
+    """A corpus of two short texts and a broken one, an evaluation text, and pairs for LoRA."""
     folder = tmp_path_factory.mktemp("own-text")
     novel = (REPOSITORY / "examples/austen/train/emma.txt").read_text(encoding="utf-8")
     (folder / "train").mkdir()
     (folder / "train" / "a.txt").write_text(novel[:40_000], encoding="utf-8")
     (folder / "train" / "b.txt").write_text(novel[40_000:80_000], encoding="utf-8")
+    (folder / "train" / "broken.txt.gz").write_bytes(gzip.compress(novel[:5_000].encode())[:-10])
     (folder / "heldout.txt").write_text(novel[100_000:110_000], encoding="utf-8")
     pairs = [{"prompt": f"Is it {n} o'clock?", "response": f"It is {n}, sir."} for n in range(40)]
     (folder / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs), encoding="utf-8")
@@ -51,6 +53,7 @@ def sample(tmp_path_factory):
         "--corpus", str(folder / "train"),
         "--heldout", str(folder / "heldout.txt"),
         "--instructions", str(folder / "pairs.jsonl"),
+        "--max-bad-fraction", "0.3",
     ]  # fmt: skip
 
 
@@ -99,6 +102,14 @@ def test_it_ends_with_a_table_of_stages_compressors_samples_and_the_next_command
         assert word in out, word
     runs, *_ = finished
     assert max(len(line) for line in out.splitlines() if str(runs) not in line) <= 100
+
+
+def test_it_counts_and_names_what_was_refused(finished):
+    for _, out, err in finished[1:]:
+        told = " ".join(out.split())
+        assert "1 of 4 documents were refused: broken.txt.gz:1 (the file cannot be read on from here: " in told
+        assert "data/quarantine/quarantine.jsonl" in told
+        assert err.count("refused=1 documents=4: broken.txt.gz:1") == 1
 
 
 def test_the_page_is_self_contained(finished):
@@ -194,7 +205,7 @@ def test_a_run_stopped_again_and_again_goes_on_under_its_name(tmp_path, sample):
     up_to(stopped, "resumes from")
     stopped.send_signal(signal.SIGTERM)
     stopped.send_signal(signal.SIGINT)
-    out, err = stopped.communicate(timeout=60)
+    out, err = stopped.communicate(timeout=600)
     assert (stopped.returncode in (130, 143), out) == (True, "")  # whichever of the two came first
     last = err.splitlines()[-1]
     assert last.startswith("interrupted. What was done is kept; go on with: make pipeline NAME=night")

@@ -31,9 +31,7 @@ def test_a_line_that_comes_in_pieces_is_shown_once_and_whole():
 
 
 def test_the_failure_is_the_stages_own_message():
-    log, *_ = logged(
-        '    2026-11-23T08:39:38Z ERROR stage=pretrain status=failed error="too small"\n', "    error: too small\n"
-    )
+    log, *_ = logged("    2026-11-23T08:39:38Z ERROR stage=pretrain status=failed\n", "    error: too small\n")
     assert log.failure() == "stage pretrain failed: too small"
 
 

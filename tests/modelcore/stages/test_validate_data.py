@@ -1,5 +1,6 @@
 """The stage validate_data from end to end: clean documents, held-out text, quarantine, Data Docs, and when it fails."""
 
+import gzip
 import json
 
 import pytest
@@ -133,13 +134,31 @@ def test_past_the_threshold_the_stage_fails_in_one_line_and_shows_why(corpus, he
     with pytest.raises(InputError) as caught:
         outcome.validate(corpus=str(corpus), heldout=str(heldout), max_bad_fraction=0.2)
     message = str(caught.value)
-    assert message.startswith("1 of 4 documents are bad (1 encoding), more than max_bad_fraction=0.2; see ")
+    assert message.startswith(
+        "1 of 4 documents are bad (1 encoding), more than max_bad_fraction=0.2: "
+        "c.txt:1 (byte 0xff at offset 0 is not UTF-8 (invalid start byte)); see "
+    )
     assert "quarantine.jsonl" in message
     assert "\n" not in message
     assert [line["source"] for line in outcome.quarantine] == ["c.txt"]
     assert (outcome.folder / "docs" / "index.html").is_file()
     assert "1 of 4 documents are bad" in (outcome.folder / "docs" / "summary.html").read_text()
     assert not (outcome.folder / "train").exists()
+
+
+def test_what_was_refused_is_counted_and_named_at_the_end(corpus, heldout, outcome, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("MODELCORE_CACHE", str(tmp_path / "cache"))
+    whole = gzip.compress(prose(500, 600).encode())
+    (corpus / "broken.txt.gz").write_bytes(whole[:-20])
+    for number in range(6):
+        (corpus / f"empty{number}.txt").touch()
+    for _ in ("validated", "from the cache"):
+        results = outcome.validate(corpus=str(corpus), heldout=str(heldout), max_bad_fraction=0.9)
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if " WARNING " in line]
+        assert " WARNING refused=7 documents=10: broken.txt.gz:1 (the file cannot be read on from here: " in line
+        assert "; empty3.txt:1 (nothing but white space) and 2 more; see " in line
+        assert line.endswith("quarantine.jsonl")
+        assert results["refused"] in line
 
 
 def test_a_failure_leaves_the_clean_documents_of_an_earlier_run(corpus, heldout, outcome):
@@ -184,6 +203,12 @@ def test_a_folder_without_files_is_refused(tmp_path, outcome):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="empty holds no text"):
         outcome.validate(corpus=str(tmp_path / "empty"))
+
+
+def test_a_file_of_no_lines_holds_no_document(tmp_path, outcome):
+    (tmp_path / "corpus.jsonl").touch()
+    with pytest.raises(InputError, match="the corpus holds no document: every file is empty; see "):
+        outcome.validate(corpus=str(tmp_path / "corpus.jsonl"))
 
 
 def test_an_empty_name_is_not_the_working_folder(outcome):
