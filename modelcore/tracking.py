@@ -258,10 +258,32 @@ def ensure_experiment(artifacts: Path) -> None:
         _experiment_id(None if os.environ["MLFLOW_TRACKING_URI"].startswith("http") else artifacts.absolute().as_uri())
 
 
+def _make_database(uri: str) -> None:
+    """Makes MLflow's SQLite database, if ``uri`` names one that does not exist, as a whole.
+
+    MLflow makes its tables one after the other, in seconds, and cannot use what an interrupt or a full disk leaves.
+    """
+    if not uri.startswith("sqlite:///") or "?" in uri or (path := Path(uri.removeprefix("sqlite:///"))).exists():
+        return
+    from mlflow.tracking import MlflowClient
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        fresh = Path(folder) / path.name
+        MlflowClient(f"sqlite:///{fresh}").search_experiments(max_results=1)
+        try:
+            os.link(fresh, path)
+        except FileExistsError:
+            pass  # another process was faster
+        except OSError:  # a file system without hard links
+            os.replace(fresh, path)
+
+
 def _experiment_id(artifacts: str | None = None) -> str:
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
+    _make_database(os.environ["MLFLOW_TRACKING_URI"])
     client = MlflowClient()
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME", DEFAULT_EXPERIMENT)
     experiment = client.get_experiment_by_name(name)

@@ -156,3 +156,16 @@ def test_a_tracking_server_that_cannot_be_used_is_one_line_that_names_it(uri, mo
     with pytest.raises(InputError, match=f"MLflow at {uri} .* cannot be used") as caught, Stage("demo", {}):
         pass
     assert "\n" not in str(caught.value)
+
+
+def test_a_database_that_could_not_be_completed_is_not_left_behind(small_disk, monkeypatch):
+    """MLflow cannot use one with half of its tables, and would refuse it for ever after."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{small_disk.folder}/mlflow.db")
+    small_disk.fill(room=400 << 10)
+    with pytest.raises(Exception, match="disk is full"):
+        tracking.ensure_experiment(small_disk.folder / "artifacts")
+    assert [path.name for path in small_disk.folder.iterdir()] == ["filler"]
+    (small_disk.folder / "filler").unlink()
+    tracking.ensure_experiment(small_disk.folder / "artifacts")
+    assert [path.name for path in small_disk.folder.iterdir()] == ["mlflow.db"]
+    tracking.start_pipeline("night", {"steps": 1}).end()
