@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from modelcore import __version__, launch, logs
+from modelcore import __version__, launch, logs, threads
 from modelcore.errors import ConversionError, InputError
 from modelcore.interrupts import Interrupts
 
@@ -38,6 +38,8 @@ def _say_interrupted() -> None:
 def _run(arguments: Sequence[str] | None) -> int:
     options = build_parser().parse_args(arguments)
     logs.configure()
+    for name, value in threads.SHARED_CORES.items():  # no command has imported torch yet
+        os.environ.setdefault(name, value)
     # `modelcore generate … | head` ends quietly, like any filter.
     with contextlib.suppress(AttributeError, ValueError):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)

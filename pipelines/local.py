@@ -19,7 +19,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from modelcore import tracking
+from modelcore import threads, tracking
 from modelcore.atomic import disk_is_full, write_json
 from modelcore.errors import InputError, first_line
 from modelcore.interrupts import Interrupts
@@ -37,7 +37,7 @@ class LocalRun:
     Args:
         runs: Folder of all runs.
         name: The run's name; a run that stopped half-way is taken up again under its own name.
-        parameters: Pipeline parameters that differ from their defaults.
+        parameters: Every parameter of the pipeline by name, but ``run_folder``.
 
     Raises:
         InputError: If a finished run of that name exists, or something else stands in the way.
@@ -48,7 +48,7 @@ class LocalRun:
         self.runs, self.name, self.folder = runs, name, runs / name
         self.work = self.folder / run_folder.WORK
         self.parameters = parameters | {"run_folder": _shown(self.folder)}
-        self.parameters.setdefault("checkpoint_uri", str(self.work / "training"))
+        self.parameters["checkpoint_uri"] = parameters.get("checkpoint_uri") or str(self.work / "training")
 
     def run(self, pipeline: Any, interrupts: Interrupts) -> int:
         """Runs the pipeline, collects its outputs and prints the table.
@@ -149,7 +149,7 @@ def main(arguments: list[str] | None = None) -> int:
         pipeline = _load_pipeline()
         options = vars(_parser(pipeline).parse_args(arguments))
         runs, name = Path(options.pop("runs")).absolute(), options.pop("name") or _new_name()
-        run = LocalRun(runs, name, {key: value for key, value in options.items() if value is not None})
+        run = LocalRun(runs, name, options)
         return run.run(pipeline, interrupts)
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
@@ -190,9 +190,10 @@ def _parser(pipeline: Any) -> argparse.ArgumentParser:
             .enum_type.values_by_number[parameter.parameter_type]
             .name
         ]
-        default = parameter.default_value.string_value or parameter.default_value.number_value
-        text = f"{parameter.description} Default: {kind(default) if default or kind is not str else 'empty'}"
-        parser.add_argument(f"--{key.replace('_', '-')}", type=kind, help=text.replace("%", "%%"))
+        value = parameter.default_value
+        default = kind(value.string_value if kind is str else value.number_value)
+        text = f"{parameter.description} Default: {'empty' if default == '' else default}"
+        parser.add_argument(f"--{key.replace('_', '-')}", type=kind, default=default, help=text.replace("%", "%%"))
     return parser
 
 
@@ -209,6 +210,7 @@ def _prepare_environment(runs: Path, name: str) -> None:
         "PYTHONUNBUFFERED": "1",
         "PYTHONWARNINGS": "ignore",
         "HF_HUB_OFFLINE": "1",
+        **threads.SHARED_CORES,
     }
     for key, value in environment.items():
         os.environ.setdefault(key, value)

@@ -134,6 +134,7 @@ def test_mlflow_has_a_parent_run_with_a_child_for_each_stage(finished):
     assert {run.info.status for run in [parent, *children.values()]} == {"FINISHED"}
     assert parent.data.metrics["bits_per_byte"] > 0
     assert parent.data.params["vocab_size"] == "400"
+    assert parent.data.params["optimizer"] == "recipe"  # what was left at its default is compared too
     pretrain = children["pretrain"]
     for metric in ("loss", "bits_per_byte", "learning_rate", "gradient_norm", "tokens_per_second", "mfu"):
         assert len(client.get_metric_history(pretrain.info.run_id, metric)) > 1, metric
