@@ -6,11 +6,12 @@ import logging
 import sys
 import time
 from types import TracebackType
-from typing import Self
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING, NoReturn, Self
 
 from modelcore import launch
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +31,11 @@ class Progress:
     def __init__(self, name: str, total: int | None, unit: str, *, start: int = 0) -> None:
         self.name, self.total, self.unit, self.done = name, total, unit, start
         self._next_line = time.monotonic() + LOG_EVERY_SECONDS
-        on_terminal = sys.stderr.isatty() and launch.rank() == 0
-        self._bar = tqdm(total=total, desc=name, unit=unit, initial=start, dynamic_ncols=True) if on_terminal else None
+        self._bar: tqdm[NoReturn] | None = None
+        if sys.stderr.isatty() and launch.rank() == 0:
+            from tqdm import tqdm
+
+            self._bar = tqdm(total=total, desc=name, unit=unit, initial=start, dynamic_ncols=True)
 
     def __enter__(self) -> Self:
         return self

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from modelcore.data.instructions import Example
+from modelcore.data.loader import IGNORED
 from modelcore.gptx import GPT
-from modelcore.training.loss import IGNORED, count_targets, summed_loss
+from modelcore.training.loss import count_targets, summed_loss
 
 # Batches whose examples are sorted by length together: enough for little padding, few enough for mixed batches.
 _POOL = 16

@@ -17,7 +17,9 @@ from torch import Tensor
 
 from modelcore.data.shards import TokenSplit
 from modelcore.errors import InputError
-from modelcore.training.loss import IGNORED
+
+IGNORED = -100
+"""The target of a token that does not count; torch's cross-entropy leaves it out."""
 
 
 class WindowSampler:

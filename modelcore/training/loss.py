@@ -1,6 +1,6 @@
 """The training loss: cross-entropy summed over the tokens that count.
 
-A step's loss is this sum over all of its pieces (micro-batches, later ranks) divided by the number of tokens that
+A step's loss is this sum over all of its pieces (micro-batches, ranks) divided by the number of tokens that
 count in all of them together, so how a batch is cut into pieces does not change its gradient.
 
 Logits are never held for a whole batch: the head runs on chunks of tokens, and each chunk's gradient is taken at once,
@@ -17,10 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from modelcore.data.loader import IGNORED
 from modelcore.gptx.vocab_padding import PaddedHead
-
-IGNORED = -100
-"""The target of a token that does not count."""
 
 # Logits a chunk: few enough on a CPU to stay near its last cache, many on a GPU to keep it busy.
 _CHUNK_ON_CPU = 1 << 22

@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import yaml
-
 from modelcore.errors import InputError
 from modelcore.gptx import GPTConfig
 from modelcore.models import get_config
@@ -223,6 +221,8 @@ def load_recipe(name_or_path: str) -> Recipe:
     Raises:
         InputError: If there is no such recipe, or it is not valid.
     """
+    import yaml
+
     path = RECIPES / f"{name_or_path}.yaml"
     if name_or_path.endswith((".yaml", ".yml")):
         path = Path(name_or_path)

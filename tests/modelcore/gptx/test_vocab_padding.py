@@ -8,12 +8,13 @@ import torch
 
 from modelcore.adapters import LoRAConfig, add_lora, lora_parameters, merge
 from modelcore.convert.huggingface import write_huggingface
+from modelcore.data.loader import IGNORED
 from modelcore.errors import InputError
 from modelcore.gptx import GPT, GPTConfig, pad_vocabulary
 from modelcore.inference.generate import generate
 from modelcore.inference.samplers import SamplingConfig
 from modelcore.models import load_model, save_model
-from modelcore.training.loss import IGNORED, summed_loss
+from modelcore.training.loss import summed_loss
 
 CONFIG = GPTConfig(vocab_size=61, context_length=24, n_layers=2, d_model=32, n_heads=4, n_kv_heads=2, d_ff=48)
 TOKENS = torch.randint(61, (3, 20), generator=torch.Generator().manual_seed(1))

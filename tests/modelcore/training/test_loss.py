@@ -5,9 +5,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from modelcore.data.loader import IGNORED
 from modelcore.training import loss as loss_module
 from modelcore.training.gradients import accumulate_gradients
-from modelcore.training.loss import IGNORED, count_targets, summed_loss
+from modelcore.training.loss import count_targets, summed_loss
 
 BATCH, TIME, WIDTH, VOCABULARY = 3, 5, 8, 11
 

@@ -10,12 +10,11 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from modelcore.data.loader import TrainingBatches, WindowSampler
+from modelcore.data.loader import IGNORED, TrainingBatches, WindowSampler
 from modelcore.gptx import GPT, GPTConfig
 from modelcore.training import CheckpointPlace, TrainingSettings, train
 from modelcore.training.gradients import accumulate_gradients
 from modelcore.training.heldout import Heldout
-from modelcore.training.loss import IGNORED
 from modelcore.training.parallel import GradientSum, Ranks, join
 
 SERVER = multiprocessing.get_context("forkserver")

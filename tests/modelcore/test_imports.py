@@ -1,0 +1,35 @@
+"""Which packages the library needs to be imported: on a bare GPU machine there is little more than torch."""
+
+import subprocess
+import sys
+
+import pytest
+
+# Whatever else is installed is as good as missing, tqdm too, which torch uses where it finds it.
+IMPORT_ON_A_BARE_MACHINE = """
+import sys
+from importlib.metadata import packages_distributions
+
+import numpy, safetensors.torch, torch
+
+loaded = {name.partition(".")[0] for name in sys.modules} - {"tqdm"}
+missing = packages_distributions().keys() - loaded - {"modelcore"}
+assert {"tqdm", "yaml", "psutil", "sentencepiece", "tokenizers", "transformers", "mlflow", "pandas"} <= missing, missing
+sys.modules |= dict.fromkeys(missing)
+import MODULE
+"""
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["modelcore.gptx", "modelcore.training", "modelcore.inference", "modelcore.adapters", "modelcore.data.loader"],
+)
+def test_torch_numpy_and_safetensors_are_enough_to_import(module):
+    code = IMPORT_ON_A_BARE_MACHINE.replace("MODULE", module)
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert child.returncode == 0, child.stderr
+
+
+def test_reading_batches_needs_nothing_of_training():
+    code = "import sys, modelcore.data.loader; sys.exit('modelcore.training' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
