@@ -11,7 +11,7 @@ from torch import Tensor
 
 from modelcore.data.instructions import Example
 from modelcore.data.loader import IGNORED
-from modelcore.gptx import GPT
+from modelcore.gptx import GPT, evaluating
 from modelcore.training.loss import count_targets, summed_loss
 
 # Batches whose examples are sorted by length together: enough for little padding, few enough for mixed batches.
@@ -77,14 +77,12 @@ def reply_loss(model: GPT, examples: Sequence[Example], batch_size: int, pad_id:
         batch_size: Examples at once.
         pad_id: As in :class:`ReplyBatches`.
     """
-    training = model.training
-    model.eval()
     total = torch.zeros((), device=model.device)
     count = torch.zeros((), dtype=torch.long, device=model.device)
     by_length = sorted(examples, key=lambda example: len(example.tokens))
-    for start in range(0, len(by_length), batch_size):
-        inputs, targets = (part.to(model.device) for part in pad(by_length[start : start + batch_size], pad_id))
-        total += summed_loss(model.hidden(inputs), model.head, targets)
-        count += count_targets(targets)
-    model.train(training)
+    with evaluating(model):
+        for start in range(0, len(by_length), batch_size):
+            inputs, targets = (part.to(model.device) for part in pad(by_length[start : start + batch_size], pad_id))
+            total += summed_loss(model.hidden(inputs), model.head, targets)
+            count += count_targets(targets)
     return (total / count).item()

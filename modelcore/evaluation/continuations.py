@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from modelcore.evaluation.next_token import score_next
-from modelcore.gptx import GPT, KVCache
+from modelcore.gptx import GPT, KVCache, evaluating
 
 BATCH_TOKENS = 2048  # of rows times the longest row; their keys and values are held at once
 
@@ -45,15 +45,11 @@ def score_continuations(
             by_context.setdefault(seen, []).append((number, scored))
     totals = torch.zeros(len(pairs), dtype=torch.float64)
     greedy = torch.ones(len(pairs), dtype=torch.bool)
-    training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         for batch in _batches(by_context, model.config.context_length, batch_tokens):
             numbers, losses, hits = _score(model, batch)
             totals.index_add_(0, numbers, -losses.double())
             greedy[numbers[~hits]] = False
-    finally:
-        model.train(training)
     return list(zip(totals.tolist(), greedy.tolist(), strict=True))
 
 

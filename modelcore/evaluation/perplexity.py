@@ -26,7 +26,7 @@ from torch import Tensor
 from modelcore.errors import InputError
 from modelcore.evaluation.calibration import N_BINS, Calibration, count_by_confidence
 from modelcore.evaluation.next_token import score_next
-from modelcore.gptx import GPT
+from modelcore.gptx import GPT, evaluating
 from modelcore.progress import Progress
 
 BATCH_TOKENS = 8192
@@ -156,14 +156,10 @@ def score_tokens(
     starts = [*range(0, split.n_tokens - length, stride), split.n_tokens - length]
     ends = [0] + [start + length for start in starts]  # a window scores what lies after the end of the one before
     batch_size = max(1, BATCH_TOKENS // length) if batch_size is None else batch_size
-    training = model.training
-    model.eval()
-    try:
+    with evaluating(model):
         for first in range(0, len(starts), batch_size):
             batch = range(first, min(first + batch_size, len(starts)))
             yield _score_windows(model, split, length, [(starts[i], ends[i]) for i in batch])
-    finally:
-        model.train(training)
 
 
 @torch.inference_mode()

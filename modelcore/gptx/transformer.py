@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from typing import cast
 
 import torch
@@ -216,3 +218,16 @@ class GPT(nn.Module):
             return visible
         bias = alibi_bias(self.slopes.float(), positions, key_positions)  # (B, heads, T, S)
         return bias.masked_fill(~visible, float("-inf")).to(self.embedding.weight.dtype)
+
+
+@contextlib.contextmanager
+def evaluating(*models: GPT) -> Iterator[None]:
+    """Turns dropout off while the block runs, and afterwards back on where it was."""
+    training = [model.training for model in models]
+    for model in models:
+        model.eval()
+    try:
+        yield
+    finally:
+        for model, was in zip(models, training, strict=True):
+            model.train(was)

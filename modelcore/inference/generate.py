@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from modelcore.errors import InputError
-from modelcore.gptx import GPT, KVCache
+from modelcore.gptx import GPT, KVCache, evaluating
 from modelcore.inference.chooser import TokenChooser
 from modelcore.inference.prefill import read_prompts
 from modelcore.inference.samplers import SamplingConfig
@@ -191,19 +191,6 @@ def _run(
 def broken_weights(name: str) -> InputError:
     """What is said of a model whose logits are NaN or infinite."""
     return InputError(f"{name}'s logits are not finite numbers; its weights are broken")
-
-
-@contextmanager
-def evaluating(*models: GPT) -> Iterator[None]:
-    """Turns dropout off, and afterwards back on where it was."""
-    training = [model.training for model in models]
-    for model in models:
-        model.eval()
-    try:
-        yield
-    finally:
-        for model, was in zip(models, training, strict=True):
-            model.train(was)
 
 
 def check_prompts(model: GPT, prompts: Sequence[Sequence[int]], max_tokens: Sequence[int]) -> None:

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from modelcore.errors import InputError
-from modelcore.gptx import GPT, KVCache
-from modelcore.inference.generate import FinishReason, broken_weights, check_prompts, evaluating
+from modelcore.gptx import GPT, KVCache, evaluating
+from modelcore.inference.generate import FinishReason, broken_weights, check_prompts
 from modelcore.inference.prefill import read_prompts
 from modelcore.inference.samplers import History, SamplingConfig, adjust, bias_vector, draw, greedy
 

@@ -11,7 +11,7 @@ import torch
 
 from modelcore.data.shards import TokenSplit
 from modelcore.errors import InputError
-from modelcore.gptx import GPT
+from modelcore.gptx import GPT, evaluating
 from modelcore.training.loss import summed_loss
 from modelcore.training.parallel import Ranks
 
@@ -56,15 +56,13 @@ class Heldout:
             ranks: The processes that share the windows, all of which must call; None: this one alone.
         """
         ranks = ranks or Ranks()
-        training = model.training
-        model.eval()
         total = torch.zeros((), device=model.device)
         own = self.tokens[ranks.rank :: ranks.size]
-        for start in range(0, own.shape[0], batch_size):
-            piece = own[start : start + batch_size].to(model.device)
-            with cast():
-                total += summed_loss(model.hidden(piece[:, :-1]), model.head, piece[:, 1:])
-        model.train(training)
+        with evaluating(model):
+            for start in range(0, own.shape[0], batch_size):
+                piece = own[start : start + batch_size].to(model.device)
+                with cast():
+                    total += summed_loss(model.hidden(piece[:, :-1]), model.head, piece[:, 1:])
         return (
             ranks.sum(total).item() / (self.tokens.shape[0] * (self.tokens.shape[1] - 1)) * self.bits_per_nat_and_byte
         )
