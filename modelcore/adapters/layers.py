@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from modelcore.checks import check_number, check_whole
 from modelcore.errors import InputError
 from modelcore.quantization import QuantizedLinear
 
@@ -46,9 +47,10 @@ class LoRAConfig:
     dora: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 1:
-            raise InputError(f"LoRA rank is {self.rank!r}; it must be a whole number of 1 or more")
-        if not self.alpha > 0:
+        check_whole("LoRA rank", self.rank)
+        check_number("LoRA alpha", self.alpha)
+        check_number("LoRA dropout", self.dropout)
+        if self.alpha <= 0:
             raise InputError(f"LoRA alpha is {self.alpha}; it must be above 0")
         if not 0.0 <= self.dropout < 1.0:
             raise InputError(f"LoRA dropout is {self.dropout}; it must be at least 0 and below 1")

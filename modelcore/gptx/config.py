@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from modelcore.checks import check_choice, check_flag, check_number, check_whole
 from modelcore.errors import InputError
 from modelcore.gptx.rope_scaling import RopeScaling
 
@@ -79,13 +80,15 @@ class GPTConfig:
             "n_kv_heads",
             "d_ff",
         ):
-            _check_count(name, getattr(self, name))
+            check_whole(name, getattr(self, name))
         if self.sliding_window is not None:
-            _check_count("sliding_window", self.sliding_window)
+            check_whole("sliding_window", self.sliding_window)
         for name, kind in (("positions", Positions), ("norm", Norm), ("feedforward", FeedForwardKind)):
-            if getattr(self, name) not in get_args(kind):
-                choices = ", ".join(get_args(kind))
-                raise InputError(f"{name} is {getattr(self, name)!r}; it must be one of: {choices}")
+            check_choice(name, getattr(self, name), get_args(kind))
+        for name in ("attention_bias", "feedforward_bias", "norm_bias", "tie_embeddings", "embedding_norm"):
+            check_flag(name, getattr(self, name))
+        for name in ("norm_eps", "rope_theta", "dropout"):
+            check_number(name, getattr(self, name))
         if self.d_model % self.n_heads:
             raise InputError(
                 f"d_model {self.d_model} is not divisible by n_heads {self.n_heads}; "
@@ -190,8 +193,3 @@ class GPTConfig:
         if isinstance(fields.get("rope_scaling"), dict):
             fields = fields | {"rope_scaling": RopeScaling.from_dict(fields["rope_scaling"])}
         return cls(**fields)
-
-
-def _check_count(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InputError(f"{name} is {value!r}; it must be a whole number of 1 or more")

@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from modelcore.checks import check_flag, is_number, is_whole
 from modelcore.errors import InputError
 
 RopeScalingKind = Literal["linear", "dynamic", "llama3", "yarn"]
@@ -74,24 +75,21 @@ class RopeScaling:
             if field.name not in _FIELDS[self.kind] and getattr(self, field.name) != field.default:
                 value = getattr(self, field.name)
                 raise InputError(f"{field.name} is {value!r}, but RoPE scaling {self.kind!r} has no such number")
-        if not (_is_number(self.factor) and self.factor >= 1):
+        if not (is_number(self.factor) and self.factor >= 1):
             raise InputError(f"the factor of RoPE scaling is {self.factor!r}; it must be a number of 1 or more")
         original = self.original_context
-        if "original_context" in _FIELDS[self.kind] and (
-            isinstance(original, bool) or not isinstance(original, int) or original < 1
-        ):
+        if "original_context" in _FIELDS[self.kind] and not is_whole(original, 1):
             raise InputError(
                 f"original_context of RoPE scaling {self.kind!r} is {original!r}; "
                 "it must be a whole number of 1 or more, the context before the stretching"
             )
         for slow, fast in (("low_freq_factor", "high_freq_factor"), ("beta_slow", "beta_fast")):
             low, high = getattr(self, slow), getattr(self, fast)
-            if not (_is_number(low) and _is_number(high) and 0 < low < high):
+            if not (is_number(low) and is_number(high) and 0 < low < high):
                 raise InputError(f"{slow} is {low!r} and {fast} {high!r}; they must be above 0, the second the larger")
-        if self.attention_factor is not None and not (_is_number(self.attention_factor) and self.attention_factor > 0):
+        if self.attention_factor is not None and not (is_number(self.attention_factor) and self.attention_factor > 0):
             raise InputError(f"attention_factor is {self.attention_factor!r}; it must be a number above 0, or null")
-        if not isinstance(self.truncate, bool):
-            raise InputError(f"truncate is {self.truncate!r}; it must be true or false")
+        check_flag("truncate", self.truncate)
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> RopeScaling:
@@ -164,7 +162,3 @@ def rope_frequencies(head_dim: int, theta: float, device: torch.device | None = 
     """Plain RoPE's radians a position, theta^(-2i / head_dim) for pair i: (head_dim / 2,) in fp32."""
     exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device=device) / head_dim
     return 1.0 / theta**exponents  # in this order, as published models were trained
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

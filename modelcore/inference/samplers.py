@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from modelcore.checks import is_whole
 from modelcore.errors import InputError
 
 
@@ -54,7 +55,7 @@ class SamplingConfig:
     def __post_init__(self) -> None:
         if self.temperature != 0 and not 0.001 <= self.temperature < math.inf:  # below, logits overflow
             raise InputError(f"temperature is {self.temperature}; it must be 0 (greedy) or at least 0.001")
-        if not _whole(self.top_k):
+        if not is_whole(self.top_k, 0):
             raise InputError(f"top_k is {self.top_k!r}; it must be a whole number, 0 for off")
         if not 0.0 < self.top_p <= 1.0:
             raise InputError(f"top_p is {self.top_p}; it must be above 0 and at most 1 (off)")
@@ -68,19 +69,15 @@ class SamplingConfig:
             if not math.isfinite(getattr(self, name)):
                 raise InputError(f"{name} is {getattr(self, name)}; it must be a finite number, 0 for off")
         for token, bias in self.logit_bias.items():
-            if not _whole(token) or not math.isfinite(bias):
+            if not is_whole(token, 0) or not math.isfinite(bias):
                 raise InputError(f"logit_bias holds {token!r}: {bias}; it must map token ids to finite numbers")
-        if not _whole(self.seed) or self.seed >= 2**63:
+        if not is_whole(self.seed, 0) or self.seed >= 2**63:
             raise InputError(f"seed is {self.seed!r}; it must be a whole number from 0 to 2^63 - 1")
 
     @property
     def reads_history(self) -> bool:
         """Whether the choice depends on the tokens before it in any other way than through the model."""
         return self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
-
-
-def _whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 @dataclass(frozen=True)

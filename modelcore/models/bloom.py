@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from modelcore.gptx import GPTConfig
-from modelcore.models.layout import Projection, TensorMap, require, whole_number
+from modelcore.models.layout import Projection, TensorMap, flag, require, whole_number
 
 # What BLOOM always has, and a configuration must have to be written as one.
 _FIXED = {
@@ -91,7 +91,7 @@ def from_huggingface(fields: dict[str, Any]) -> GPTConfig:
         attention_bias=True,
         feedforward_bias=True,
         norm_bias=True,
-        tie_embeddings=fields.get("tie_word_embeddings", True),
+        tie_embeddings=flag(fields, "tie_word_embeddings", True),
         dropout=fields.get("hidden_dropout", 0.0),
         embedding_norm=True,
     )

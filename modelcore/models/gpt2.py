@@ -7,7 +7,7 @@ from typing import Any
 from modelcore.errors import InputError
 from modelcore.gptx import GPTConfig
 from modelcore.gptx.config import FeedForwardKind
-from modelcore.models.layout import Projection, TensorMap, require, whole_number
+from modelcore.models.layout import Projection, TensorMap, flag, require, whole_number
 
 
 def _gpt2(*, vocab_size: int, context_length: int, n_layers: int, d_model: int, n_heads: int) -> GPTConfig:
@@ -123,7 +123,7 @@ def from_huggingface(fields: dict[str, Any]) -> GPTConfig:
         attention_bias=True,
         feedforward_bias=True,
         norm_bias=True,
-        tie_embeddings=fields.get("tie_word_embeddings", True),
+        tie_embeddings=flag(fields, "tie_word_embeddings", True),
         dropout=fields.get("resid_pdrop", 0.1),
     )
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from modelcore.checks import check_flag, check_whole
 from modelcore.errors import InputError
 
 
@@ -105,6 +106,19 @@ def require(fields: dict[str, Any], name: str, value: Any) -> None:
         raise InputError(f"{name} is {fields[name]!r}; only {value!r} is supported")
 
 
+def flag(fields: dict[str, Any], name: str, default: bool) -> bool:
+    """A foreign configuration's switch ``name``, or ``default`` where it is absent or null.
+
+    Raises:
+        InputError: If it is neither true nor false.
+    """
+    value = fields.get(name)
+    if value is None:
+        return default
+    check_flag(name, value)
+    return cast(bool, value)
+
+
 def whole_number(fields: dict[str, Any], name: str, default: int) -> int:
     """A foreign configuration's number ``name``, or ``default`` where it is absent or null.
 
@@ -114,6 +128,5 @@ def whole_number(fields: dict[str, Any], name: str, default: int) -> int:
     value = fields.get(name)
     if value is None:
         return default
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InputError(f"{name} is {value!r}; it must be a whole number of 1 or more")
-    return value
+    check_whole(name, value)
+    return cast(int, value)

@@ -7,7 +7,7 @@ from typing import Any
 from modelcore.errors import InputError
 from modelcore.gptx import GPTConfig
 from modelcore.models import rope
-from modelcore.models.layout import Projection, TensorMap, require, whole_number
+from modelcore.models.layout import Projection, TensorMap, flag, require, whole_number
 
 PRESETS = {
     # 1,100,048,384 parameters: TinyLlama (Zhang et al. 2024).
@@ -113,9 +113,9 @@ def from_huggingface(fields: dict[str, Any]) -> GPTConfig:
         n_kv_heads=whole_number(fields, "num_key_value_heads", n_heads),
         d_ff=whole_number(fields, "intermediate_size", 11008),
         norm_eps=fields.get("rms_norm_eps", 1e-6),
-        attention_bias=fields.get("attention_bias", False),
-        feedforward_bias=fields.get("mlp_bias", False),
-        tie_embeddings=fields.get("tie_word_embeddings", False),
+        attention_bias=flag(fields, "attention_bias", False),
+        feedforward_bias=flag(fields, "mlp_bias", False),
+        tie_embeddings=flag(fields, "tie_word_embeddings", False),
         rope_theta=theta,
         dropout=fields.get("attention_dropout", 0.0),
         rope_scaling=scaling,

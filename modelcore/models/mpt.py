@@ -6,7 +6,7 @@ from typing import Any
 
 from modelcore.errors import InputError
 from modelcore.gptx import GPTConfig
-from modelcore.models.layout import Projection, TensorMap, require, whole_number
+from modelcore.models.layout import Projection, TensorMap, flag, require, whole_number
 
 # What MPT always has, and a configuration must have to be written as one.
 _FIXED = {
@@ -103,7 +103,7 @@ def from_huggingface(fields: dict[str, Any]) -> GPTConfig:
         norm="layernorm",
         norm_eps=fields.get("layer_norm_epsilon", 1e-5),
         feedforward="gelu",
-        tie_embeddings=fields.get("tie_word_embeddings", True),
+        tie_embeddings=flag(fields, "tie_word_embeddings", True),
         dropout=fields.get("resid_pdrop", 0.0),
     )
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modelcore.errors import InputError
+from modelcore.checks import check_choice
 from modelcore.gptx import GPT
 from modelcore.quantization.int8 import dequantize_int8, quantize_int8
 from modelcore.quantization.nf4 import dequantize_nf4, quantize_nf4
@@ -95,8 +95,7 @@ def quantize_model(model: GPT, kind: Quantization) -> GPT:
         InputError: If ``kind`` is none of the known ones.
     """
     kinds: dict[str, type[QuantizedLinear] | None] = {"none": None, "int8": Int8Linear, "nf4": NF4Linear}
-    if kind not in kinds:
-        raise InputError(f"quantization is {kind!r}; it must be one of: {', '.join(kinds)}")
+    check_choice("quantization", kind, kinds)
     layer = kinds[kind]
     if layer is not None:
         linear = {name: module for name, module in model.blocks.named_modules() if isinstance(module, nn.Linear)}

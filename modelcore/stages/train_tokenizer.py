@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import get_args
 
 from modelcore.atomic import atomic_directory, write_json
-from modelcore.errors import InputError
+from modelcore.checks import check_choice
 from modelcore.stages.outputs import Output
 from modelcore.stages.stage import Stage, StageSummary
 from modelcore.tokenizers.sentencepiece_file import NORMAL, Algorithm
@@ -59,8 +59,7 @@ def train_tokenizer(
     corpus, out = Path(corpus), Path(out)
     parameters = {"vocab_size": vocab_size, "algorithm": algorithm, "seed": seed, "user_symbols": user_symbols}
     with Stage("train_tokenizer", {**parameters}, outputs={out: TOKENIZER}, summary=summary) as stage:
-        if algorithm not in get_args(Algorithm):
-            raise InputError(f"algorithm is {algorithm!r}; it must be one of: {', '.join(get_args(Algorithm))}")
+        check_choice("algorithm", algorithm, get_args(Algorithm))
         if not stage.restore({"tokenizer": out}, inputs=[corpus]):
             with atomic_directory(out) as folder:
                 _train(stage, corpus, folder, vocab_size, algorithm, seed, user_symbols)

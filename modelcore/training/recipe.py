@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from modelcore.checks import check_choice, check_flag, check_number, check_whole
 from modelcore.errors import InputError
 from modelcore.gptx import GPTConfig
 from modelcore.models import get_config
@@ -17,6 +18,17 @@ OptimizerKind = Literal["adamw", "muon"]
 
 DEFAULT_RECIPE = "llama-nano"
 RECIPES = Path(__file__).parent / "recipes"
+
+_NUMBERS = (
+    "learning_rate",
+    "muon_learning_rate",
+    "weight_decay",
+    "final_fraction",
+    "decay_fraction",
+    "clip_norm",
+    "ema_decay",
+    "spike_deviations",
+)
 
 
 @dataclass(frozen=True)
@@ -105,48 +117,38 @@ class TrainingSettings:
             "muon_iterations",
             "pad_vocab_to_multiple",
         ):
-            self._check_integer(name, 1)
+            check_whole(name, getattr(self, name))
         for name in ("micro_batch_size", "warmup_steps", "eval_every", "checkpoint_every", "seed"):
-            self._check_integer(name, 0)
+            check_whole(name, getattr(self, name), 0)
+        for name in _NUMBERS:
+            check_number(name, getattr(self, name))
         for name in ("learning_rate", "muon_learning_rate"):
-            if self._number(name, getattr(self, name)) <= 0:
+            if getattr(self, name) <= 0:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be above 0")
         for name in ("weight_decay", "clip_norm", "spike_deviations"):
-            if self._number(name, getattr(self, name)) < 0:
+            if getattr(self, name) < 0:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be 0 or more")
         for name in ("final_fraction", "decay_fraction"):
-            if not 0 <= self._number(name, getattr(self, name)) <= 1:
+            if not 0 <= getattr(self, name) <= 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be between 0 and 1")
         if not isinstance(self.betas, tuple | list) or len(self.betas) != 2:
             raise InputError(f"betas is {self.betas!r}; it must be a pair of numbers such as [0.9, 0.95]")
         object.__setattr__(self, "betas", tuple(self.betas))
-        if not all(0 <= self._number("betas", beta) < 1 for beta in self.betas):
+        for beta in self.betas:
+            check_number("betas", beta)
+        if not all(0 <= beta < 1 for beta in self.betas):
             raise InputError(f"betas is {list(self.betas)}; both must be at least 0 and below 1")
         for name, kind in (("optimizer", OptimizerKind), ("schedule", Schedule), ("precision", Precision)):
-            if getattr(self, name) not in get_args(kind):
-                raise InputError(f"{name} is {getattr(self, name)!r}; it must be one of: {', '.join(get_args(kind))}")
-        if not 0 <= self._number("ema_decay", self.ema_decay) < 1:
+            check_choice(name, getattr(self, name), get_args(kind))
+        if not 0 <= self.ema_decay < 1:
             raise InputError(f"ema_decay is {self.ema_decay}; it must be at least 0 and below 1")
         for name in ("compile", "separate_documents", "gradient_checkpointing"):
-            if not isinstance(getattr(self, name), bool):
-                raise InputError(f"{name} is {getattr(self, name)!r}; it must be true or false")
+            check_flag(name, getattr(self, name))
         if self.micro_batch_size and self.batch_size % self.micro_batch_size:
             raise InputError(
                 f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}; "
                 "a batch is cut into equal pieces"
             )
-
-    def _check_integer(self, name: str, least: int) -> None:
-        value = getattr(self, name)
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise InputError(f"{name} is {value!r}; it must be a whole number of {least} or more")
-
-    @staticmethod
-    def _number(name: str, value: object) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            hint = " (YAML takes 6e-4 for a text; write 6.0e-4)" if isinstance(value, str) else ""
-            raise InputError(f"{name} is {value!r}; it must be a number{hint}")
-        return value
 
 
 @dataclass(frozen=True)

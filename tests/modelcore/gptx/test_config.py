@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import math
 
 import pytest
 import torch
@@ -109,6 +110,10 @@ def test_a_configuration_without_the_later_fields_is_described_as_it_always_was(
         ),
         ({"dropout": 1.0}, "dropout is 1.0; it must be at least 0 and below 1"),
         ({"norm_eps": 0.0}, "norm_eps is 0.0; it must be above 0"),
+        ({"norm_eps": math.nan}, "norm_eps is nan; it must be a number"),
+        ({"norm_eps": "1e-5"}, "norm_eps is '1e-5'; it must be a number (YAML takes 6e-4 for a text; write 6.0e-4)"),
+        ({"rope_theta": math.inf}, "rope_theta is inf; it must be a number"),
+        ({"tie_embeddings": "no"}, "tie_embeddings is 'no'; it must be true or false"),
         ({"rope_theta": -1.0}, "rope_theta is -1.0; it must be above 0"),
         ({"sliding_window": 0}, "sliding_window is 0; it must be a whole number of 1 or more"),
         (

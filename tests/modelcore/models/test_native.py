@@ -177,7 +177,8 @@ def test_mixed_types_are_refused(folder):
         (lambda c: c["model"].update(flux=1), "unknown model field 'flux'"),
         (lambda c: c["model"].pop("d_ff"), "model field 'd_ff' is missing"),
         (lambda c: c["model"].update(d_model="wide"), "d_model is 'wide'"),
-        (lambda c: c["model"].update(dropout="x"), "wrong type"),
+        (lambda c: c["model"].update(dropout="x"), "dropout is 'x'; it must be a number"),
+        (lambda c: c["model"].update(rope_scaling={"kind": [], "factor": 2.0}), "wrong type"),
         (lambda c: c.update(model=[]), "no 'model' section"),
     ],
 )

@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,8 @@ def test_a_missing_file_is_named(tmp_path):
         (OWN.replace("n_layers: 2", "layers: 2"), "recipe own: unknown model field 'layers'"),
         (OWN.replace("n_layers: 2", "n_heads: 7"), "recipe own: d_model"),
         (OWN.replace("n_layers: 2", "vocab_size: 9"), "overrides vocab_size, which the tokenizer decides"),
+        (OWN.replace("n_layers: 2", "norm_eps: 1e-6"), "recipe own: norm_eps is '1e-6'; it must be a number"),
+        (OWN.replace("n_layers: 2", "tie_embeddings: maybe"), "recipe own: tie_embeddings is 'maybe'; it must be true"),
         (OWN.replace("llama-nano", "llama-9000"), "llama-9000"),
         (OWN.replace("1.0e-3", "6e-4"), "learning_rate is '6e-4'; it must be a number (YAML takes 6e-4 for a text"),
         ("training: [", "is no valid YAML"),
@@ -105,6 +108,8 @@ def test_what_is_wrong_in_a_file_is_said_in_one_line(tmp_path, text, expected):
         ("steps", 1.5),
         ("batch_size", True),
         ("learning_rate", -1.0),
+        ("learning_rate", math.nan),
+        ("weight_decay", math.inf),
         ("muon_learning_rate", 0),
         ("weight_decay", -0.1),
         ("muon_iterations", 0),
