@@ -191,6 +191,7 @@ def processes_of(folder):
     return [line for line in found if "executor_main" in line and str(folder) in line]
 
 
+@pytest.mark.slow
 def test_a_run_stopped_again_and_again_goes_on_under_its_name(tmp_path, sample):
     recipe = tmp_path / "recipe.yaml"
     nano = REPOSITORY / "modelcore/training/recipes/llama-nano.yaml"
