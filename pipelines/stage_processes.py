@@ -28,8 +28,8 @@ def end_stages(root: Path, *, gently: bool = True) -> None:
 
 
 def _stages(root: Path) -> list[psutil.Process]:
-    """KFP's executors whose command line names a file under ``root``, and all processes below them and this one."""
-    found = set(psutil.Process().children(recursive=True))
+    """KFP's executors whose command line names a file under ``root``, and all processes below them."""
+    found: set[psutil.Process] = set()
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
             line = " ".join(process.cmdline())

@@ -59,8 +59,9 @@ def test_a_stage_and_its_workers_end_even_if_deaf_or_orphaned(start, tmp_path, m
     assert alive(pids) == []
 
 
-def test_the_stages_of_another_run_go_on(start, tmp_path):
-    pids = start(tmp_path / "kfp-other", orphaned=True)
+@pytest.mark.parametrize("orphaned", [False, True])
+def test_the_stages_of_another_run_go_on(start, tmp_path, orphaned):
+    pids = start(tmp_path / "kfp-other", orphaned=orphaned)
     end_stages(tmp_path / "kfp", gently=False)
     assert alive(pids) == pids
     end_stages(tmp_path / "kfp-other", gently=False)
