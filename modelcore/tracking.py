@@ -1,4 +1,6 @@
-"""Tracking in MLflow: one run a pipeline, one nested run a stage. The only file that imports mlflow.
+"""Tracking in MLflow: one run a pipeline, one nested run a stage.
+
+With :mod:`modelcore.registry` the only file that imports mlflow.
 
 Where a stage finds itself decides what happens:
 

@@ -25,9 +25,11 @@ from modelcore.adapters.layers import LoRAConfig
 from modelcore.adapters.lora import HEAD, adaptable, add_lora, default_targets, lora_layers
 from modelcore.atomic import write_json
 from modelcore.errors import InputError
+from modelcore.files import read_json
 from modelcore.gptx import GPT
 from modelcore.models.architectures import architecture_of
-from modelcore.models.native import check_tensors, map_tensors, read_json, weights_digest
+from modelcore.models.native import weights_digest
+from modelcore.models.weights import check_tensors, map_tensors
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"

@@ -7,8 +7,9 @@ from typing import Literal
 
 from modelcore.convert.huggingface import read_huggingface
 from modelcore.errors import InputError
+from modelcore.files import read_json
 from modelcore.gptx import GPT
-from modelcore.models.native import FORMAT, load_model, read_json
+from modelcore.models.native import FORMAT, load_model
 
 Format = Literal["native", "huggingface", "peft", "gguf"]
 

@@ -27,7 +27,7 @@ from modelcore.gptx import GPT, GPTConfig
 from modelcore.gptx.rope_scaling import rope_frequencies
 from modelcore.models import bloom, gpt2, llama, mpt
 from modelcore.models.layout import TensorMap
-from modelcore.models.native import check_tensors, empty_model, fill_model, tensor_shapes
+from modelcore.models.weights import check_tensors, empty_model, fill_model, tensor_shapes
 from modelcore.tokenizers import Tokenizer
 
 if TYPE_CHECKING:

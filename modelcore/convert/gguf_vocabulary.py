@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from modelcore.errors import InputError
 from modelcore.tokenizers import Tokenizer
 from modelcore.tokenizers.chat import chat_template
-from modelcore.tokenizers.json_tokenizer import JsonTokenizer, byte_level_bytes
+from modelcore.tokenizers.json_tokenizer import GPT2_CUTS, JsonTokenizer, byte_level_bytes
 from modelcore.tokenizers.sentencepiece_file import BYTE, CONTROL, NORMAL, UNUSED, USER_DEFINED
 from modelcore.tokenizers.sentencepiece_tokenizer import SPACE_MARK, SentencePieceTokenizer
 
@@ -40,8 +40,7 @@ _SCORE_UNITS = 2**15
 _THEIR_UNITS = 10_000
 _UNKNOWN, _NEVER = -1000.0, -2000.0
 
-# What a byte-level BPE must be for llama.cpp's ``gpt-2`` to cut and join texts as it does.
-_GPT2_CUTS = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
+# What a byte-level BPE must not have for llama.cpp's ``gpt-2`` to join pieces as it does.
 _GPT2_SWITCHES = ("byte_fallback", "continuing_subword_prefix", "dropout", "end_of_word_suffix", "ignore_merges")
 
 
@@ -83,7 +82,7 @@ def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
         if (
             model["type"] == "BPE"
             and fields["normalizer"] is None
-            and cuts.items() >= _GPT2_CUTS.items()
+            and cuts.items() >= GPT2_CUTS.items()
             and not any(model.get(name) for name in _GPT2_SWITCHES)
         ):
             return _byte_level(tokenizer, fields)

@@ -20,17 +20,11 @@ from torch import Tensor
 from modelcore.atomic import write_json
 from modelcore.convert.vocabulary import proven_vocab_size
 from modelcore.errors import InputError
+from modelcore.files import read_json
 from modelcore.gptx import GPT, GPTConfig
 from modelcore.models.architectures import ARCHITECTURES, Architecture, architecture_of
 from modelcore.models.layout import TensorMap
-from modelcore.models.native import (
-    check_tensors,
-    empty_model,
-    fill_model,
-    map_tensors,
-    read_json,
-    tensor_shapes,
-)
+from modelcore.models.weights import check_tensors, empty_model, fill_model, map_tensors, tensor_shapes
 from modelcore.tokenizers import Tokenizer
 
 logger = logging.getLogger(__name__)

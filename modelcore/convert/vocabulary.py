@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from modelcore.errors import InputError
-from modelcore.models.native import read_json
+from modelcore.files import read_json
 from modelcore.tokenizers.sentencepiece_file import parse_model
 from modelcore.tokenizers.tokenizer import JSON_FILE, ROLES_FILE, SENTENCEPIECE_FILE, VOCAB_FILE
 

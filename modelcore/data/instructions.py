@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelcore.errors import InputError
+from modelcore.files import file_digest
 from modelcore.tokenizers import Tokenizer
 from modelcore.tokenizers.chat import Message, check_conversation, encode_conversation
 
@@ -80,9 +80,7 @@ def load_instructions(path: Path | str, tokenizer: Tokenizer, max_tokens: int) -
         )
     if dropped:
         logger.warning("instructions=%s dropped=%d of=%d longer_than=%d", path, dropped, len(examples), max_tokens)
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Instructions(fitting, dropped, digest)
+    return Instructions(fitting, dropped, file_digest(path))
 
 
 def encode_example(tokenizer: Tokenizer, messages: Sequence[Message]) -> Example:

@@ -15,7 +15,6 @@ document is followed by one end-of-text token, which belongs to it.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ import numpy.typing as npt
 from modelcore.atomic import atomic_directory, write_json
 from modelcore.data.encoding import encode_documents
 from modelcore.errors import InputError
+from modelcore.files import file_digest, read_json
 from modelcore.progress import Progress
 
 if TYPE_CHECKING:
@@ -236,8 +236,7 @@ def _write_split(
     bounds = np.concatenate([[0], *lengths]).cumsum()
     bounds_file = folder / split / "bounds.npy"
     np.save(bounds_file, bounds.astype(np.int64), allow_pickle=False)
-    content = bounds_file.read_bytes()
-    described = ShardFile(f"{split}/bounds.npy", len(content), hashlib.sha256(content).hexdigest())
+    described = ShardFile(f"{split}/bounds.npy", bounds_file.stat().st_size, file_digest(bounds_file))
     return SplitMeta(len(bounds) - 1, int(bounds[-1]), text_bytes, writer.files, described)
 
 
@@ -283,11 +282,8 @@ def _read_meta(folder: Path) -> dict[str, Any]:
     file = folder / "meta.json"
     if not file.is_file():
         raise InputError(f"{folder} is no token folder: it has no meta.json; make one with the stage tokenize_corpus")
-    try:
-        meta = json.loads(file.read_bytes())
-    except ValueError as error:
-        raise InputError(f"{file} is no JSON: {error}") from error
-    if not isinstance(meta, dict) or meta.get("format") != FORMAT or meta.get("version") != VERSION:
+    meta = read_json(file)
+    if meta.get("format") != FORMAT or meta.get("version") != VERSION:
         raise InputError(f"{file} is not of the format {FORMAT!r}, version {VERSION}; tokenize the corpus again")
     wanted = {"format", "version", "dtype", "vocab_size", "tokenizer_digest", "splits"}
     if meta.keys() != wanted:

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from modelcore.atomic import write_json
 from modelcore.errors import InputError
+from modelcore.files import file_digest, read_json
 from modelcore.gptx import GPT, GPTConfig
+from modelcore.models.weights import check_tensors, empty_model, fill_model, map_tensors, tensor_shapes
 from modelcore.tokenizers import copy_tokenizer, find_tokenizer
 
 FORMAT = "modelcore"
@@ -24,8 +19,6 @@ VERSION = 1
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
-
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def save_model(folder: Path, model: GPT, tokenizer_model: Path | None) -> None:
@@ -62,7 +55,7 @@ def load_model(folder: Path, device: torch.device | str = "cpu", *, apart: bool 
     Args:
         folder: The model's folder.
         device: Where the model is to be.
-        apart: As in :func:`map_tensors`.
+        apart: As in :func:`~modelcore.models.weights.map_tensors`.
 
     Raises:
         InputError: If the folder is no native model, of a newer version, or its weights are truncated, of another
@@ -119,141 +112,6 @@ def weights_digest(folder: Path) -> str:
     """
     path = Path(folder) / WEIGHTS_FILE
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_digest(path)
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{path} is missing") from None
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in the file ``path``.
-
-    Raises:
-        InputError: If the file is missing or holds no JSON object.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise InputError(f"{path} is missing") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is no JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise InputError(f"{path} holds a JSON {type(value).__name__}; an object is needed")
-    return value
-
-
-def map_tensors(path: Path, *, apart: bool = False) -> dict[str, Tensor]:
-    """All tensors of a safetensors file, by name, mapped into memory: a page is read when it is first used.
-
-    Args:
-        path: The file.
-        apart: Map the file anew for each tensor, for who will let them go one by one: the pages of one are then given
-            back with it, and not with the last of all. It costs address space, the file's size for each tensor.
-
-    Raises:
-        InputError: If the file is missing, truncated or no safetensors file.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no mapping)
-        for name in tensors if apart else ():
-            with safe_open(path, framework="pt") as file:
-                tensors[name] = file.get_tensor(name)
-        return tensors
-    except (FileNotFoundError, NotADirectoryError):
-        raise InputError(f"{path} is missing") from None
-    except (SafetensorError, OSError) as error:
-        if _is_pickle(path):
-            raise InputError(
-                f"{path} is no safetensors file but a pickle, which can run code when it is read; it was not opened: "
-                "save the weights as safetensors"
-            ) from None
-        raise InputError(f"{path} is truncated or no safetensors file: {error}") from None
-
-
-def check_tensors(source: Path, tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Compares a file's tensors with what the model needs.
-
-    Args:
-        source: Where they come from, for the message.
-        tensors: The tensors found, by name.
-        expected: The shape of each tensor needed.
-
-    Raises:
-        InputError: Naming the first tensors that are missing, unexpected, of another shape, or not all of one
-            floating-point type.
-    """
-    if missing := expected.keys() - tensors.keys():
-        raise InputError(f"{source} lacks {len(missing)} of the tensors needed: {_some(missing)}")
-    if unexpected := tensors.keys() - expected.keys():
-        raise InputError(f"{source} has {len(unexpected)} tensors that match nothing in the model: {_some(unexpected)}")
-    first_name, first = next(iter(tensors.items()))
-    for name, tensor in tensors.items():
-        if tuple(tensor.shape) != expected[name]:
-            raise InputError(f"{source}: {name} has shape {tuple(tensor.shape)}; {expected[name]} is needed")
-        if tensor.dtype not in _DTYPES:
-            raise InputError(f"{source}: {name} is {tensor.dtype}; weights must be float32, bfloat16 or float16")
-        if tensor.dtype != first.dtype:
-            raise InputError(f"{source}: {name} is {tensor.dtype}, {first_name} is {first.dtype}; one type is needed")
-
-
-def empty_model(config: GPTConfig) -> GPT:
-    """A model whose weights are still memory nobody has touched; no random number is drawn.
-
-    Raises:
-        InputError: If not even that fits the address space: the configuration is wrong, or the machine too small.
-    """
-    try:
-        with _WithoutInitialization():
-            return GPT(config)
-    except RuntimeError as error:  # the allocator's
-        raise InputError(f"a model of {config.num_params():,} parameters does not fit into memory") from error
-
-
-def tensor_shapes(model: GPT) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of what is stored of a model: all its parameters, but a tied head."""
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    if model.config.tie_embeddings:
-        del shapes["head.weight"]
-    return shapes
-
-
-def fill_model(model: GPT, tensors: dict[str, Tensor]) -> GPT:
-    """Makes ``tensors`` the model's parameters, without copying, and sets it to evaluation mode.
-
-    Args:
-        model: From :func:`empty_model`.
-        tensors: Every parameter by name, in the right shape; ``head.weight`` left out if it is tied.
-    """
-    tied = model.config.tie_embeddings
-    model.load_state_dict(tensors | ({"head.weight": tensors["embedding.weight"]} if tied else {}), assign=True)
-    if tied:  # assigning made two parameters of the one tensor
-        model.head.weight = model.embedding.weight
-    return model.eval()
-
-
-def _is_pickle(path: Path) -> bool:
-    """Whether a file begins as a pickle does, bare or in the archive of ``torch.save``.
-
-    A safetensors file begins with the length of its header, in eight bytes of which the last four are zero.
-    """
-    with open(path, "rb") as file:
-        start = file.read(8)
-    return start[:4] == b"PK\x03\x04" or (start[:1] == b"\x80" and start[4:] != bytes(4))
-
-
-class _WithoutInitialization(TorchFunctionMode):
-    """Leaves out the drawing of random weights that are about to be replaced."""
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        return kwargs["tensor"] if getattr(func, "__module__", None) == "torch.nn.init" else func(*args, **kwargs)
-
-
-def _some(names: Iterable[str]) -> str:
-    """The first three names, and how many more there are."""
-    ordered = sorted(names)
-    rest = f" and {len(ordered) - 3} more" if len(ordered) > 3 else ""
-    return ", ".join(ordered[:3]) + rest

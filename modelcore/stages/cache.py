@@ -18,6 +18,7 @@ from typing import Any
 
 import modelcore
 from modelcore.atomic import atomic_directory, write_json
+from modelcore.files import content_digest
 
 # The libraries whose version changes what a pure stage writes.
 _LIBRARIES = ("sentencepiece", "tokenizers", "great-expectations", "pandas", "pyarrow", "numpy")
@@ -74,20 +75,6 @@ class StageCache:
                 else:
                     _link(str(path), str(entry / name))
             write_json(entry / "note.json", note)
-
-
-def content_digest(path: Path) -> str:
-    """SHA-256 over a file's bytes, or over a folder's files and their relative names, in hexadecimal."""
-    path = Path(path)
-    digest = hashlib.sha256()
-    if path.is_file():
-        files = [("", path)]
-    else:
-        files = sorted((file.relative_to(path).as_posix(), file) for file in path.rglob("*") if file.is_file())
-    for name, file in files:
-        with open(file, "rb") as handle:
-            digest.update(f"{name}\0{hashlib.file_digest(handle, 'sha256').hexdigest()}\0".encode())
-    return digest.hexdigest()
 
 
 @cache

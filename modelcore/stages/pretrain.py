@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import re
@@ -16,7 +15,8 @@ from modelcore import launch, storage
 from modelcore.atomic import atomic_directory, remove_leftovers, write_json
 from modelcore.data.loader import TrainingBatches, WindowSampler
 from modelcore.data.shards import TokenSplit, open_split
-from modelcore.errors import InputError
+from modelcore.errors import InputError, first_line
+from modelcore.files import file_digest
 from modelcore.gptx import GPT, pad_vocabulary
 from modelcore.models import save_model
 from modelcore.models.native import CONFIG_FILE, FORMAT, WEIGHTS_FILE
@@ -213,8 +213,9 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        first = (str(error).splitlines() or [""])[0]
-        raise InputError(f"device {name!r} cannot be used ({first}); auto takes a GPU if there is one") from None
+        raise InputError(
+            f"device {name!r} cannot be used ({first_line(error)}); auto takes a GPU if there is one"
+        ) from None
     return device
 
 
@@ -223,7 +224,7 @@ def _checked_tokenizer(tokens: Path, split: TokenSplit) -> Path:
         path = find_tokenizer(tokens)
     except InputError as error:
         raise InputError(f"{error}; a token folder holds the tokenizer that made it") from None
-    if hashlib.sha256(path.read_bytes()).hexdigest() != split.tokenizer_digest:
+    if file_digest(path) != split.tokenizer_digest:
         raise InputError(f"{path} is not the tokenizer that made the tokens beside it; tokenize the corpus again")
     return path
 

@@ -11,7 +11,7 @@ from modelcore import registry
 from modelcore.atomic import write_json
 from modelcore.errors import InputError
 from modelcore.evaluation.gate import Score, decide
-from modelcore.stages.cache import content_digest
+from modelcore.files import content_digest
 from modelcore.stages.outputs import Output
 from modelcore.stages.stage import Stage, StageSummary
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from modelcore.atomic import write_json
 from modelcore.errors import InputError
+from modelcore.files import read_json
 from modelcore.tokenizers.tokenizer import JSON_FILE, MERGES_FILE, ROLES_FILE, VOCAB_FILE, Tokenizer
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ _ROLES = {
 }
 """The fields of ``tokenizer_config.json``, and the names that a token of each role has where the file is silent."""
 
-_GPT2 = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
+GPT2_CUTS = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
+"""How GPT-2's tokenizer cuts a text, as ``pre_tokenizer`` of a ``tokenizer.json``."""
 
 # GPT-2's pattern matches spaces only at the start of a piece, so no piece reaches from a character over a space. The
 # spaces are Unicode's White_Space, which is what that pattern means by \s and Python's does not.
@@ -74,7 +76,7 @@ class JsonTokenizer(Tokenizer):
         self.adds_bos = self._backend.encode("a").ids[:1] == [self.bos_id]
         self._cuts = (
             fields["normalizer"] is None
-            and _GPT2.items() <= (fields["pre_tokenizer"] or {}).items()
+            and GPT2_CUTS.items() <= (fields["pre_tokenizer"] or {}).items()
             and all(token["special"] for token in fields["added_tokens"])
         )
 
@@ -121,7 +123,7 @@ class JsonTokenizer(Tokenizer):
         path = self.model_file.with_name(ROLES_FILE)
         named: dict[str, Any] = {}
         if path.is_file():
-            named = _object(path, path.read_bytes())
+            named = read_json(path)
         ids = {}
         for role, known in _ROLES.items():
             token = named.get(role)
@@ -140,7 +142,7 @@ def _from_vocabulary(vocab_file: Path, merges_file: Path) -> tokenizers.Tokenize
     from tokenizers import Tokenizer as Backend
     from tokenizers import decoders, models, pre_tokenizers, processors
 
-    vocabulary = _object(vocab_file, _read(vocab_file))
+    vocabulary = read_json(vocab_file)
     lines = _read(merges_file).decode("utf-8", errors="replace").split("\n")
     pairs = [line.partition(" ") for line in lines if line and not line.startswith("#version")]
     try:
@@ -168,16 +170,6 @@ def _read(file: Path) -> bytes:
         return file.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read the tokenizer {file}: {error.strerror}") from error
-
-
-def _object(file: Path, content: bytes) -> dict[str, Any]:
-    try:
-        fields = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{file} is no JSON: {error}") from error
-    if not isinstance(fields, dict):
-        raise InputError(f"{file} holds no JSON object")
-    return fields
 
 
 def _parts(component: dict[str, Any] | None) -> list[dict[str, Any]]:

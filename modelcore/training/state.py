@@ -18,7 +18,6 @@ the step (see :mod:`modelcore.data.loader`).
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import logging
 import random
@@ -36,6 +35,7 @@ from torch import Tensor
 from modelcore import storage
 from modelcore.atomic import atomic_directory, remove_leftovers, write_json
 from modelcore.errors import InputError
+from modelcore.files import file_digest
 from modelcore.gptx import GPT
 from modelcore.gptx.vocab_padding import with_padding, without_padding
 from modelcore.training.parallel import Ranks
@@ -95,7 +95,7 @@ def save_checkpoint(
         state = {"version": VERSION, "step": step, "identity": identity, "progress": progress, "random": random}
         write_json(fresh / "state.json", state)
         files = sorted(fresh.iterdir())
-        manifest = {file.name: {"size": file.stat().st_size, "sha256": _sha256(file)} for file in files}
+        manifest = {file.name: {"size": file.stat().st_size, "sha256": file_digest(file)} for file in files}
         write_json(fresh / "manifest.json", manifest)
     logger.info("checkpoint=%s", path)
     # Ones with a higher number were passed over as damaged; this run will replace them when it gets there.
@@ -175,7 +175,7 @@ def find_fault(path: Path) -> str | None:
                 return f"{name} is missing"
             if (size := (path / name).stat().st_size) != manifest[name]["size"]:
                 return f"{name} has {size} bytes and should have {manifest[name]['size']}"
-            if _sha256(path / name) != manifest[name]["sha256"]:
+            if file_digest(path / name) != manifest[name]["sha256"]:
                 return f"{name} does not have the SHA-256 sum in manifest.json"
     except FileNotFoundError:
         return NO_MANIFEST
@@ -295,11 +295,6 @@ def _checkpoints(folder: Path) -> list[Path]:
 
 def _on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _flatten(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -24,7 +24,7 @@ from modelcore.convert.huggingface import read_huggingface, write_huggingface
 from modelcore.gptx import GPT, GPTConfig, KVCache, RopeScaling
 from modelcore.models import get_config
 from modelcore.models.architectures import architecture_of
-from modelcore.models.native import empty_model, fill_model
+from modelcore.models.weights import empty_model, fill_model
 
 TOLERANCE = 1e-4
 CONTEXT = 40

@@ -2,7 +2,8 @@
 
 import pytest
 
-from modelcore.stages.cache import StageCache, content_digest
+from modelcore.files import content_digest
+from modelcore.stages.cache import StageCache
 from modelcore.stages.stage import Stage
 
 

@@ -232,7 +232,7 @@ def _write_gpt2(folder, **files):
     ("files", "message"),
     [
         ({"vocab_json": "{"}, r"vocab\.json is no JSON: "),
-        ({"vocab_json": "[]"}, r"vocab\.json holds no JSON object"),
+        ({"vocab_json": "[]"}, r"vocab\.json holds a JSON list; an object is needed"),
         ({"vocab_json": '{"a": 0}'}, r"vocab\.json and merges\.txt are no byte-level BPE: "),
         ({"tokenizer_json": "{}"}, r"tokenizer\.json is no tokenizer of the tokenizers library, or a damaged one: "),
         ({"tokenizer_config_json": '{"eos_token": "<end>"}'}, r"eos_token is '<end>', which vocab\.json does not hold"),
