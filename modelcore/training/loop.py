@@ -156,8 +156,9 @@ def _train(
             norm = clip_gradients(parameters, settings.clip_norm)
             finite = (torch.isfinite(loss) & torch.isfinite(norm)).float()
             spike = spikes.is_spike(loss, norm, finite)
-            optimizer.step(factor, finite - spike)
-            average.update(history.steps, finite - spike)
+            taken = finite - spike
+            optimizer.step(factor, taken)
+            average.update(history.steps, taken)
             since.add(loss, norm, finite, spike, batch[0].numel() * ranks.size)
             history.steps += 1
             done = history.steps == settings.steps

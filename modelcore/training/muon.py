@@ -90,24 +90,24 @@ class Muon:
         self._momenta = [parts[0].parameter.new_zeros(len(parts), *shape) for shape, parts in stacks.items()]
 
     @torch.no_grad()
-    def step(self, learning_rate: float, finite: Tensor) -> None:
+    def step(self, learning_rate: float, taken: Tensor) -> None:
         """Moves the parameters along their gradients.
 
         Args:
             learning_rate: This step's learning rate.
-            finite: 0-D fp32 on the parameters' device: 1, or 0 to leave parameters and momenta as they are because
-                the gradients are not finite. A tensor, so that nothing waits for the device.
+            taken: 0-D fp32 on the parameters' device: 1, or 0 to leave parameters and momenta as they are, because
+                the step is a spike or its gradients are not finite. A tensor, so that nothing waits for the device.
         """
-        decay = 1.0 - learning_rate * self.weight_decay * finite
+        decay = 1.0 - learning_rate * self.weight_decay * taken
         torch._foreach_mul_(list(self._parameters.values()), decay)
-        dtype = torch.bfloat16 if finite.is_cuda else torch.float32
+        dtype = torch.bfloat16 if taken.is_cuda else torch.float32
         for parts, momentum in zip(self._stacks, self._momenta, strict=True):
             gradient = torch.stack([part.of(_gradient(part.parameter)) for part in parts])  # (n, rows, columns)
-            gradient = gradient.where(finite.bool(), 0.0)
-            momentum.lerp_(gradient, (1.0 - self.momentum) * finite)
+            gradient = gradient.where(taken.bool(), 0.0)
+            momentum.lerp_(gradient, (1.0 - self.momentum) * taken)
             ahead = gradient.lerp_(momentum, self.momentum)
             update = orthogonalize(ahead.to(dtype), self.iterations).to(momentum.dtype)
-            update.mul_(finite * -learning_rate)
+            update.mul_(taken * -learning_rate)
             for part, matrix in zip(parts, update.unbind(), strict=True):
                 rows, columns = part.end - part.start, part.parameter.shape[1]
                 part.of(part.parameter).add_(matrix, alpha=max(1.0, rows / columns) ** 0.5)

@@ -47,21 +47,21 @@ class Optimizer:
         )
 
     @torch.no_grad()
-    def step(self, factor: float, finite: Tensor) -> None:
+    def step(self, factor: float, taken: Tensor) -> None:
         """Moves the parameters along their gradients.
 
         Args:
             factor: What the peak learning rates are multiplied by.
-            finite: 0-D fp32 on the model's device: 1, or 0 to leave parameters and state as they are because
-                the gradients are not finite.
+            taken: 0-D fp32 on the model's device: 1, or 0 to leave parameters and state as they are, because the
+                step is a spike or its gradients are not finite.
         """
         for group in self.adamw.param_groups:
             group["lr"] = self._settings.learning_rate * factor
         # The fused kernels skip the step by themselves where this is set, without asking the device.
-        self.adamw.found_inf = 1.0 - finite  # type: ignore[attr-defined]
+        self.adamw.found_inf = 1.0 - taken  # type: ignore[attr-defined]
         self.adamw.step()
         if self.muon is not None:
-            self.muon.step(self._settings.muon_learning_rate * factor, finite)
+            self.muon.step(self._settings.muon_learning_rate * factor, taken)
 
     def zero_grad(self) -> None:
         """Drops the gradients."""
