@@ -85,11 +85,8 @@ def write_gguf(path: Path, model: GPT, tokenizer: Tokenizer | None, *, name: str
         raise InputError(f"dtype is {dtype!r}; GGUF is written as one of: {', '.join(get_args(DType))}")
     config = model.config
     architecture = _architecture(config)
-    if tokenizer is not None and tokenizer.vocab_size != config.vocab_size:
-        raise InputError(
-            f"the tokenizer {tokenizer.model_file} has {tokenizer.vocab_size} tokens and the model "
-            f"{config.vocab_size}; they do not belong together"
-        )
+    if tokenizer is not None:
+        tokenizer.check_model(config.vocab_size)
     writer = gguf.GGUFWriter(path, architecture)
     try:
         _write_sizes(writer, config, name)

@@ -70,11 +70,7 @@ def write_huggingface(
     special: dict[str, Any] = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
     generation = dict(generation or {})
     if tokenizer is not None:
-        if tokenizer.vocab_size != model.config.vocab_size:
-            raise InputError(
-                f"the tokenizer {tokenizer.model_file} has {tokenizer.vocab_size} tokens and the model "
-                f"{model.config.vocab_size}; they do not belong together"
-            )
+        tokenizer.check_model(model.config.vocab_size)
         special = {
             "bos_token_id": tokenizer.bos_id,
             "eos_token_id": tokenizer.eos_id,

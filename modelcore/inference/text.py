@@ -41,11 +41,7 @@ class TextGenerator:
     """
 
     def __init__(self, model: GPT, tokenizer: Tokenizer, draft: GPT | None = None) -> None:
-        if model.config.vocab_size != tokenizer.vocab_size:
-            raise InputError(
-                f"the tokenizer {tokenizer.model_file} has {tokenizer.vocab_size} tokens, the model "
-                f"{model.config.vocab_size}; use the tokenizer that the model was trained with"
-            )
+        tokenizer.check_model(model.config.vocab_size)
         self.model, self.tokenizer = model, tokenizer
         self.speculative = SpeculativeDecoder(model, draft) if draft is not None else None
 

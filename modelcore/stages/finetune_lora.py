@@ -140,11 +140,7 @@ def finetune_lora(
             compile=False,  # every batch has another length
             precision="fp32",  # for each length oneDNN would keep kernels and buffers: gigabytes in the end
         )
-        if tokenizer.vocab_size != model.config.vocab_size:
-            raise InputError(
-                f"{checkpoint} has a tokenizer of {tokenizer.vocab_size} tokens and a model of "
-                f"{model.config.vocab_size}; they do not belong together"
-            )
+        tokenizer.check_model(model.config.vocab_size)
         with tempfile.TemporaryDirectory() as scratch:
             pairs = load_instructions(localize(instructions, Path(scratch) / "instructions"), tokenizer, context)
         learned, heldout = split_pairs(pairs.examples)

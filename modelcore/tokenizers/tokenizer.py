@@ -83,6 +83,18 @@ class Tokenizer(ABC):
 
         return SentencePieceTokenizer(file)
 
+    def check_model(self, vocab_size: int) -> None:
+        """Makes sure that a model with ``vocab_size`` tokens can be this tokenizer's.
+
+        Raises:
+            InputError: If it cannot.
+        """
+        if vocab_size != self.vocab_size:
+            raise InputError(
+                f"the tokenizer {self.model_file} has {self.vocab_size} tokens, the model {vocab_size}; use the "
+                "tokenizer that the model was trained with"
+            )
+
     @abstractmethod
     def save(self, folder: Path) -> None:
         """Writes the tokenizer into an existing folder, from which :meth:`load` loads an equal one."""
@@ -115,10 +127,6 @@ class Tokenizer(ABC):
         if eos:
             ids.append(self.eos_id)
         return ids
-
-    def encode_batch(self, texts: Iterable[str]) -> list[list[int]]:
-        """The ids of each text, without special ids."""
-        return [self.encode(text) for text in texts]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of some ids; special ids have none, and bytes that form no character become U+FFFD.

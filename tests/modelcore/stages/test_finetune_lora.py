@@ -252,5 +252,7 @@ def test_a_tokenizer_of_another_model_is_refused(checkpoint, tmp_path):
     config = load_model(checkpoint).config.to_dict() | {"vocab_size": 300}
     (tmp_path / "other").mkdir()
     save_model(tmp_path / "other", GPT(GPTConfig.from_dict(config)), checkpoint / "tokenizer.model")
-    with pytest.raises(InputError, match="tokenizer of 360 tokens and a model of 300"):
+    with pytest.raises(
+        InputError, match="has 360 tokens, the model 300; use the tokenizer that the model was trained with"
+    ):
         run(tmp_path / "other", tmp_path)
