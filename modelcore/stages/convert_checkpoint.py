@@ -20,7 +20,7 @@ def convert_checkpoint(
     base: Path | str | None = None,
     to: Format = DEFAULT_FORMAT,
     dtype: DType | None = None,
-    summary: Path | None = None,
+    summary: Path | str | None = None,
 ) -> StageSummary:
     """Converts a model and checks that what was written computes the same.
 
@@ -32,7 +32,7 @@ def convert_checkpoint(
         base: For ``peft`` alone: the model that the adapter was trained on.
         to: The format to write.
         dtype: For ``gguf`` alone: ``f32``, ``f16``, ``bf16`` or ``q8_0``; None: what the weights are.
-        summary: File to write the stage's summary to.
+        summary: JSON file for the stage's summary, or None.
 
     Returns:
         The summary. ``results``: ``source_format``; ``max_logit_difference`` between source and result, in fp32;

@@ -20,7 +20,7 @@ from modelcore.models import load_model, tokenizer_path
 from modelcore.quantization import Quantization, quantize_model
 from modelcore.quantization.allocator import give_back_freed_memory
 from modelcore.stages.outputs import Output
-from modelcore.stages.stage import Stage, StageSummary
+from modelcore.stages.stage import Scalar, Stage, StageSummary
 from modelcore.storage import localize
 from modelcore.tokenizers import Tokenizer
 from modelcore.training import TrainingSettings, train
@@ -63,7 +63,7 @@ def finetune_lora(
     micro_batch_size: int = 0,
     learning_rate: float = DEFAULT_LEARNING_RATE,
     seed: int = 0,
-    summary: Path | None = None,
+    summary: Path | str | None = None,
 ) -> StageSummary:
     """Tunes a model on pairs of prompt and reply; its own weights stay as they are.
 
@@ -90,7 +90,7 @@ def finetune_lora(
             needed, not the result. 0: the whole batch.
         learning_rate: Peak learning rate.
         seed: Decides the adapter's start, the order of the pairs, and dropout.
-        summary: File to write the stage's summary to.
+        summary: JSON file for the stage's summary, or None.
 
     Returns:
         The summary. ``results`` has ``final_loss``; ``heldout_reply_loss_before`` and ``_after``, nats a token on pairs
@@ -102,7 +102,7 @@ def finetune_lora(
             or a setting is out of range.
     """
     checkpoint, out, instructions = Path(checkpoint), Path(out), str(instructions)
-    parameters: dict[str, str | int | float | bool | None] = {
+    parameters: dict[str, Scalar] = {
         "instructions": instructions,
         "rank": rank,
         "alpha": alpha,

@@ -57,7 +57,7 @@ def pretrain(
     seed: int = 0,
     device: str = "auto",
     checkpoint_uri: str = "",
-    summary: Path | None = None,
+    summary: Path | str | None = None,
 ) -> StageSummary:
     """Trains a model from random weights.
 
@@ -82,7 +82,7 @@ def pretrain(
             torchrun ``auto`` and ``cuda`` give each process a GPU of its own.
         checkpoint_uri: Folder or ``s3://`` prefix for checkpoints, which stay there. "": the folder
             ``.<name of out>.training`` beside ``out``, removed when the model is complete.
-        summary: File to write the stage's summary to.
+        summary: JSON file for the stage's summary, or None.
 
     Returns:
         The summary: ``results`` has the totals, ``series`` the curves.

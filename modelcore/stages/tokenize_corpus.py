@@ -21,7 +21,7 @@ def tokenize_corpus(
     heldout: Path | str,
     tokenizer: Path | str,
     out: Path | str,
-    summary: Path | None = None,
+    summary: Path | str | None = None,
 ) -> StageSummary:
     """Turns training and held-out documents into token shards that training maps into memory.
 
@@ -30,7 +30,7 @@ def tokenize_corpus(
         heldout: Documents to evaluate on, in the same forms.
         tokenizer: A folder with a tokenizer of any kind, or its file; a copy of it goes into ``out``.
         out: The token folder; see :mod:`modelcore.data.shards` for its layout.
-        summary: Where to write the stage's summary.
+        summary: JSON file for the stage's summary, or None.
 
     Raises:
         InputError: If a path does not exist, a document cannot be read, or a corpus holds no text.

@@ -34,7 +34,7 @@ def train_tokenizer(
     algorithm: Algorithm = DEFAULT_ALGORITHM,
     seed: int = DEFAULT_SEED,
     user_symbols: str = "",
-    summary: Path | None = None,
+    summary: Path | str | None = None,
 ) -> StageSummary:
     """Fits a SentencePiece vocabulary to a corpus.
 
@@ -46,7 +46,7 @@ def train_tokenizer(
         algorithm: ``unigram`` or ``bpe``.
         seed: Decides which passages are drawn where the corpus is larger than the training takes.
         user_symbols: Texts to keep whole as one token each, with a space between; "": none.
-        summary: Where to write the stage's summary.
+        summary: JSON file for the stage's summary, or None.
 
     Returns:
         The summary: ``vocab_size``, ``bytes_per_token`` on the corpus (of a large one, on its first part),

@@ -46,7 +46,7 @@ def validate_data(
     text_field: str = TEXT_FIELD,
     heldout_fraction: float = HELDOUT_FRACTION,
     max_bad_fraction: float = MAX_BAD_FRACTION,
-    summary: Path | None = None,
+    summary: Path | str | None = None,
 ) -> StageSummary:
     """Validates a corpus and separates the clean documents from the bad, and training from held-out text.
 
@@ -61,7 +61,7 @@ def validate_data(
         text_field: Field (.jsonl) or column (.parquet) that holds the text.
         heldout_fraction: How much to hold out where no ``heldout`` is given, between 0 and 1.
         max_bad_fraction: Largest part of the documents that may be bad, from 0 to 1.
-        summary: Where to write the stage's summary.
+        summary: JSON file for the stage's summary, or None.
 
     Raises:
         InputError: If more documents are bad than allowed or none is clean (quarantine and Data Docs are written all
