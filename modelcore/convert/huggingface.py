@@ -24,7 +24,7 @@ from modelcore.files import read_json
 from modelcore.gptx import GPT, GPTConfig
 from modelcore.models.architectures import ARCHITECTURES, Architecture, architecture_of
 from modelcore.models.layout import TensorMap
-from modelcore.models.weights import check_tensors, empty_model, fill_model, map_tensors, tensor_shapes
+from modelcore.models.weights import check_depth, check_tensors, empty_model, fill_model, map_tensors, tensor_shapes
 from modelcore.tokenizers import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -102,6 +102,7 @@ def read_huggingface(folder: Path) -> GPT:
     folder = Path(folder)
     architecture, config = _read_config(folder)
     source, theirs = _read_weights(folder)
+    check_depth(source, theirs, config)
     theirs = _normalized(source, theirs, architecture, config)
     shapes = tensor_shapes(empty_model(config))
     maps = architecture.tensor_maps(config)

@@ -14,6 +14,10 @@ Positions = Literal["learned", "rope", "alibi"]
 Norm = Literal["layernorm", "rmsnorm"]
 FeedForwardKind = Literal["gelu", "gelu_tanh", "swiglu"]
 
+# Beyond these, tensors have more elements than torch counts, and positions are no longer exact in fp32.
+_SIZES_END = 2**31
+_MOST_POSITIONS = 2**24
+
 _LATER_FIELDS = {"rope_scaling", "sliding_window", "embedding_norm"}
 
 
@@ -81,6 +85,10 @@ class GPTConfig:
             "d_ff",
         ):
             check_whole(name, getattr(self, name))
+            if getattr(self, name) >= _SIZES_END:
+                raise InputError(f"{name} is {getattr(self, name)}; no size of a model reaches 2^31")
+        if self.context_length > _MOST_POSITIONS:
+            raise InputError(f"context_length is {self.context_length}; fp32 tells no more than 2^24 positions apart")
         if self.sliding_window is not None:
             check_whole("sliding_window", self.sliding_window)
         for name, kind in (("positions", Positions), ("norm", Norm), ("feedforward", FeedForwardKind)):

@@ -11,7 +11,7 @@ from modelcore.atomic import write_json
 from modelcore.errors import InputError
 from modelcore.files import file_digest, read_json
 from modelcore.gptx import GPT, GPTConfig
-from modelcore.models.weights import check_tensors, empty_model, fill_model, map_tensors, tensor_shapes
+from modelcore.models.weights import check_depth, check_tensors, empty_model, fill_model, map_tensors, tensor_shapes
 from modelcore.tokenizers import copy_tokenizer, find_tokenizer
 
 FORMAT = "modelcore"
@@ -63,8 +63,9 @@ def load_model(folder: Path, device: torch.device | str = "cpu", *, apart: bool 
     """
     folder = Path(folder)
     config = read_config(folder)
-    model = empty_model(config)
     tensors = map_tensors(folder / WEIGHTS_FILE, apart=apart)
+    check_depth(folder / WEIGHTS_FILE, tensors, config)
+    model = empty_model(config)
     check_tensors(folder / WEIGHTS_FILE, tensors, tensor_shapes(model))
     return fill_model(model, tensors).to(device)
 

@@ -72,6 +72,16 @@ def check_tensors(source: Path, tensors: Mapping[str, Tensor], expected: Mapping
             raise InputError(f"{source}: {name} is {tensor.dtype}, {first_name} is {first.dtype}; one type is needed")
 
 
+def check_depth(source: Path, tensors: Mapping[str, Tensor], config: GPTConfig) -> None:
+    """Refuses a configuration of more layers than a file has tensors, before memory is spent on building them.
+
+    Raises:
+        InputError: Naming both numbers.
+    """
+    if config.n_layers >= len(tensors):
+        raise InputError(f"{source} holds {len(tensors)} tensors; a model of {config.n_layers} layers has more")
+
+
 def empty_model(config: GPTConfig) -> GPT:
     """A model whose weights are still memory nobody has touched; no random number is drawn.
 

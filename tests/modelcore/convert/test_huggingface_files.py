@@ -301,6 +301,12 @@ def test_a_variant_that_would_compute_something_else_is_refused(folder, fields, 
         read_huggingface(folder)
 
 
+def test_more_layers_than_there_are_tensors_are_refused_before_they_are_built(folder):
+    change(folder, num_hidden_layers=2**30)
+    with pytest.raises(InputError, match=r"model\.safetensors holds 21 tensors; a model of 1073741824 layers has more"):
+        read_huggingface(folder)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

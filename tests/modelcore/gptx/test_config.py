@@ -93,6 +93,8 @@ def test_a_configuration_without_the_later_fields_is_described_as_it_always_was(
         ({"n_layers": 2.5}, "n_layers is 2.5; it must be a whole number of 1 or more"),
         ({"n_heads": True}, "n_heads is True; it must be a whole number of 1 or more"),
         ({"context_length": "12"}, "context_length is '12'; it must be a whole number of 1 or more"),
+        ({"d_ff": 10**30}, f"d_ff is {10**30}; no size of a model reaches 2^31"),
+        ({"context_length": 2**24 + 1}, "context_length is 16777217; fp32 tells no more than 2^24 positions apart"),
         ({"positions": "sinusoidal"}, "positions is 'sinusoidal'; it must be one of: learned, rope, alibi"),
         ({"norm": "batchnorm"}, "norm is 'batchnorm'; it must be one of: layernorm, rmsnorm"),
         ({"feedforward": "relu"}, "feedforward is 'relu'; it must be one of: gelu, gelu_tanh, swiglu"),

@@ -132,6 +132,14 @@ def test_sizes_that_no_machine_has_are_refused(folder):
         load_model(folder)
 
 
+def test_more_layers_than_there_are_tensors_are_refused_before_they_are_built(folder):
+    rewrite(folder / "config.json", lambda c: c["model"].update(n_layers=2**30))
+    with pytest.raises(
+        InputError, match=r"model\.safetensors holds \d+ tensors; a model of 1073741824 layers has more"
+    ):
+        load_model(folder)
+
+
 def damage(folder, change):
     tensors = load_file(folder / "model.safetensors")
     change(tensors)
@@ -188,7 +196,7 @@ def test_a_wrong_configuration_is_refused_with_its_file(folder, change, message)
         load_model(folder)
 
 
-@pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b"[]"])
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b"[]", b"[" * 200_000, b'{"version": ' + b"9" * 5000 + b"}"])
 def test_a_configuration_that_is_no_json_object_is_refused(folder, content):
     (folder / "config.json").write_bytes(content)
     with pytest.raises(InputError, match=r"config\.json (is no JSON|holds a JSON list)"):
