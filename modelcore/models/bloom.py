@@ -75,11 +75,11 @@ def from_huggingface(fields: dict[str, Any]) -> GPTConfig:
     """
     require(fields, "apply_residual_connection_post_layernorm", False)
     d_model = whole_number(fields, "n_embed", whole_number(fields, "hidden_size", 64))
-    n_heads = whole_number(fields, "num_attention_heads", whole_number(fields, "n_head", 8))
+    n_heads = whole_number(fields, "n_head", 8, "num_attention_heads")
     return GPTConfig(
         vocab_size=whole_number(fields, "vocab_size", 250880),
         context_length=whole_number(fields, "seq_length", 2048),
-        n_layers=whole_number(fields, "num_hidden_layers", whole_number(fields, "n_layer", 2)),
+        n_layers=whole_number(fields, "n_layer", 2, "num_hidden_layers"),
         d_model=d_model,
         n_heads=n_heads,
         n_kv_heads=n_heads,

@@ -106,12 +106,12 @@ def from_huggingface(fields: dict[str, Any]) -> GPTConfig:
     activation = fields.get("activation_function", "gelu_new")
     if activation not in _ACTIVATIONS:
         raise InputError(f"activation_function is {activation!r}; readable: {', '.join(_ACTIVATIONS)}")
-    d_model = whole_number(fields, "n_embd", 768)
-    n_heads = whole_number(fields, "n_head", 12)
+    d_model = whole_number(fields, "n_embd", 768, "hidden_size")
+    n_heads = whole_number(fields, "n_head", 12, "num_attention_heads")
     return GPTConfig(
         vocab_size=whole_number(fields, "vocab_size", 50257),
-        context_length=whole_number(fields, "n_positions", 1024),
-        n_layers=whole_number(fields, "n_layer", 12),
+        context_length=whole_number(fields, "n_positions", 1024, "max_position_embeddings"),
+        n_layers=whole_number(fields, "n_layer", 12, "num_hidden_layers"),
         d_model=d_model,
         n_heads=n_heads,
         n_kv_heads=n_heads,

@@ -119,12 +119,20 @@ def flag(fields: dict[str, Any], name: str, default: bool) -> bool:
     return cast(bool, value)
 
 
-def whole_number(fields: dict[str, Any], name: str, default: int) -> int:
+def whole_number(fields: dict[str, Any], name: str, default: int, general: str | None = None) -> int:
     """A foreign configuration's number ``name``, or ``default`` where it is absent or null.
+
+    Args:
+        fields: The configuration.
+        name: The architecture's own name of the number.
+        default: What transformers takes where there is none.
+        general: The name that all architectures share in transformers, where the own one differs; it counts first.
 
     Raises:
         InputError: If it is no whole number of 1 or more.
     """
+    if general is not None and fields.get(general) is not None:
+        name = general
     value = fields.get(name)
     if value is None:
         return default

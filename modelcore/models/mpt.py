@@ -90,11 +90,12 @@ def from_huggingface(fields: dict[str, Any]) -> GPTConfig:
     require(fields, "logit_scale", None)
     if "rms" in str(fields.get("norm_type")):
         raise InputError(f"norm_type is {fields['norm_type']!r}; only layernorm is supported")
-    d_model, n_heads = whole_number(fields, "d_model", 2048), whole_number(fields, "n_heads", 16)
+    d_model = whole_number(fields, "d_model", 2048, "hidden_size")
+    n_heads = whole_number(fields, "n_heads", 16, "num_attention_heads")
     return GPTConfig(
         vocab_size=whole_number(fields, "vocab_size", 50368),
         context_length=whole_number(fields, "max_seq_len", 2048),
-        n_layers=whole_number(fields, "n_layers", 24),
+        n_layers=whole_number(fields, "n_layers", 24, "num_hidden_layers"),
         d_model=d_model,
         n_heads=n_heads,
         n_kv_heads=n_heads,

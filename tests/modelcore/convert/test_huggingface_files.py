@@ -6,7 +6,15 @@ import pytest
 import tokenizers
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MptConfig,
+)
 
 from modelcore.convert import convert
 from modelcore.convert.huggingface import read_huggingface, write_huggingface
@@ -15,6 +23,7 @@ from modelcore.gptx import GPT, GPTConfig
 from modelcore.models import load_model
 
 SIZES = {"vocab_size": 31, "context_length": 16, "n_layers": 2, "d_model": 16, "n_heads": 4, "d_ff": 24}
+NO_SPECIAL = {"bos_token_id": 1, "eos_token_id": None}
 TOKENS = torch.arange(12).reshape(2, 6)
 
 
@@ -299,6 +308,34 @@ def test_a_variant_that_would_compute_something_else_is_refused(folder, fields, 
     change(folder, **fields)
     with pytest.raises(InputError, match=rf"config\.json: .*{message}"):
         read_huggingface(folder)
+
+
+@pytest.mark.parametrize(
+    ("config", "own", "general"),
+    [
+        (
+            GPT2Config(vocab_size=31, n_positions=16, n_layer=2, n_embd=12, n_head=3, **NO_SPECIAL),
+            ("n_embd", "n_head", "n_layer", "n_positions"),
+            ("hidden_size", "num_attention_heads", "num_hidden_layers", "max_position_embeddings"),
+        ),
+        (
+            MptConfig(vocab_size=31, max_seq_len=16, n_layers=2, d_model=12, n_heads=3, **NO_SPECIAL),
+            ("d_model", "n_heads", "n_layers"),
+            ("hidden_size", "num_attention_heads", "num_hidden_layers"),
+        ),
+    ],
+    ids=["gpt2", "mpt"],
+)
+def test_sizes_are_read_under_the_names_that_all_models_have_in_transformers(tmp_path, config, own, general):
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    fields = json.loads((tmp_path / "config.json").read_text())
+    renamed = fields | {new: fields[old] for old, new in zip(own, general, strict=True)}
+    for kept in ({}, dict.fromkeys(own, 1)):  # the general name counts where both are given
+        changed = {name: value for name, value in renamed.items() if name not in own} | kept
+        (tmp_path / "config.json").write_text(json.dumps(changed))
+        theirs = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+        assert_same(read_huggingface(tmp_path), theirs)
 
 
 def test_more_layers_than_there_are_tensors_are_refused_before_they_are_built(folder):
