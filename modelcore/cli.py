@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import io
 import os
 import signal
 import sys
@@ -324,35 +323,9 @@ def _add_register(commands: Commands) -> None:
 
 def _add_generate(commands: Commands) -> None:
     def run(options: argparse.Namespace) -> int:
-        from modelcore.inference.samplers import SamplingConfig
-        from modelcore.inference.text import TextGenerator
-        from modelcore.tokenizers.chat import format_prompt, reply_text
+        from modelcore.inference.command import run_generate
 
-        rules = ("temperature", "top_k", "top_p", "min_p", "typical_p", "seed")
-        penalties = ("repetition_penalty", "presence_penalty", "frequency_penalty")
-        sampling = SamplingConfig(**{name: getattr(options, name) for name in rules + penalties})
-        prompt = _read_standard_input() if options.prompt == "-" else options.prompt
-        if options.chat:
-            prompt = format_prompt(prompt, options.system)
-        elif options.system:
-            raise InputError("--system is part of a chat; give --chat too")
-        generator = TextGenerator.load(options.model, options.adapter, options.draft)
-        pieces = generator.stream(prompt, sampling, options.max_tokens, options.stop)
-        first = next(pieces, "")  # what is wrong with the request shows here, before anything is written
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="replace")  # a terminal that is no UTF-8 shows what it can
-        sys.stdout.write(reply_text(first) if options.chat else prompt + first)
-        sys.stdout.flush()
-        for piece in pieces:
-            sys.stdout.write(piece)
-            sys.stdout.flush()
-        sys.stdout.write("\n")
-        if (speculative := generator.speculative) is not None:
-            sys.stderr.write(
-                f"draft: {speculative.accepted} of {speculative.proposed} proposed tokens accepted "
-                f"({speculative.acceptance_rate:.0%})\n"
-            )
-        return 0
+        return run_generate(options)
 
     parser = _add(commands, "generate", run, "Continue a prompt, token by token.")
     parser.add_argument("--model", type=Path, required=True, help="folder of a native or Hugging Face model")
@@ -380,11 +353,6 @@ def _add_generate(commands: Commands) -> None:
     parser.add_argument("--seed", type=int, default=0, help="same seed, same text")
     parser.add_argument("--adapter", type=Path, help="LoRA adapter (PEFT folder) of the model")
     parser.add_argument("--draft", type=Path, help="smaller model with the same tokenizer, to propose tokens")
-
-
-def _read_standard_input() -> str:
-    """All of standard input; bytes that are no UTF-8 come as surrogates, as they do from the command line."""
-    return io.TextIOWrapper(sys.stdin.buffer, encoding="utf-8", errors="surrogateescape").read()
 
 
 def _add_doctor(commands: Commands) -> None:
