@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from modelcore.gptx.int8 import dequantize_int8, quantize_int8
+
 
 class KVStorage:
     """A fixed number of slots for each row, each with one vector a key head.
@@ -40,7 +42,7 @@ class KVStorage:
         if self.scale is None:
             parts = [(self.data, vectors.to(self.data.dtype))]
         else:
-            parts = list(zip((self.data, self.scale), _to_int8(vectors), strict=True))
+            parts = list(zip((self.data, self.scale), quantize_int8(vectors), strict=True))
         for stored, new in parts:
             if rows is None:
                 stored.scatter_(2, slots.view(len(slots), 1, -1, 1).expand_as(new), new)
@@ -51,26 +53,15 @@ class KVStorage:
         """The vectors in the first ``n_slots`` slots, (batch, n_kv_heads, n_slots, head_dim), as ``dtype``."""
         if self.scale is None:
             return self.data[:, :, :n_slots].to(dtype)
-        return _from_int8(self.data[:, :, :n_slots], self.scale[:, :, :n_slots], dtype)
+        return dequantize_int8(self.data[:, :, :n_slots], self.scale[:, :, :n_slots]).to(dtype)
 
     def rounded(self, vectors: Tensor) -> Tensor:
         """``vectors`` as they would be read back, without storing them."""
         if self.scale is None:
             return vectors.to(self.data.dtype).to(vectors.dtype)
-        return _from_int8(*_to_int8(vectors), vectors.dtype)
+        return dequantize_int8(*quantize_int8(vectors)).to(vectors.dtype)
 
     def keep(self, rows: Tensor) -> None:
         """Keeps these rows alone, in this order."""
         self.data = self.data[rows]
         self.scale = None if self.scale is None else self.scale[rows]
-
-
-def _to_int8(vectors: Tensor) -> tuple[Tensor, Tensor]:
-    """Whole numbers and the scale of each vector, in fp32."""
-    vectors = vectors.float()
-    scale = vectors.abs().amax(-1, keepdim=True) / 127
-    return (vectors / scale.clamp(min=torch.finfo(torch.float32).tiny)).round().to(torch.int8), scale
-
-
-def _from_int8(data: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-    return (data * scale).to(dtype)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from modelcore.checks import check_choice
 from modelcore.gptx import GPT
-from modelcore.quantization.int8 import dequantize_int8, quantize_int8
+from modelcore.gptx.int8 import dequantize_int8, quantize_int8
 from modelcore.quantization.nf4 import dequantize_nf4, quantize_nf4
 
 Quantization = Literal["none", "int8", "nf4"]
@@ -44,7 +44,7 @@ class QuantizedLinear(nn.Module, ABC):
 
 
 class Int8Linear(QuantizedLinear):
-    """A linear layer with eight bits a weight: :mod:`modelcore.quantization.int8`."""
+    """A linear layer with eight bits a weight: :mod:`modelcore.gptx.int8`."""
 
     values: Tensor
     scale: Tensor

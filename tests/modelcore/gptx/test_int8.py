@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from modelcore.quantization.int8 import dequantize_int8, quantize_int8
+from modelcore.gptx.int8 import dequantize_int8, quantize_int8
 
 
 @settings(max_examples=60, deadline=None)
