@@ -22,8 +22,8 @@ from modelcore.errors import InputError
 from modelcore.tokenizers import Tokenizer
 from modelcore.tokenizers.chat import chat_template
 from modelcore.tokenizers.json_tokenizer import GPT2_CUTS, JsonTokenizer, byte_level_bytes
-from modelcore.tokenizers.sentencepiece_file import BYTE, CONTROL, NORMAL, UNUSED, USER_DEFINED
-from modelcore.tokenizers.sentencepiece_tokenizer import SPACE_MARK, SentencePieceTokenizer
+from modelcore.tokenizers.sentencepiece_file import BYTE, CONTROL, NORMAL, SPACE_MARK, UNUSED, USER_DEFINED, byte_of
+from modelcore.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
 
 if TYPE_CHECKING:
     import gguf
@@ -129,7 +129,7 @@ def token_bytes(fields: dict[str, Any], token: int) -> bytes:
     text: str = fields["tokenizer.ggml.tokens"][token]
     kind: int = fields["tokenizer.ggml.token_type"][token]
     if kind == BYTE:
-        return bytes([int(text[3:5], 16)])
+        return byte_of(text)
     if kind != NORMAL:
         return text.encode() if kind == USER_DEFINED else b""
     if fields["tokenizer.ggml.model"] == BYTE_LEVEL:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from modelcore.atomic import write_json
 from modelcore.tokenizers.chat import chat_template
-from modelcore.tokenizers.sentencepiece_file import CONTROL, NORMAL, UNKNOWN, Piece
-from modelcore.tokenizers.sentencepiece_tokenizer import SPACE_MARK, SentencePieceTokenizer
+from modelcore.tokenizers.sentencepiece_file import CONTROL, NORMAL, SPACE_MARK, UNKNOWN, Piece
+from modelcore.tokenizers.sentencepiece_tokenizer import SentencePieceTokenizer
 from modelcore.tokenizers.tokenizer import JSON_FILE, ROLES_FILE, Tokenizer
 from modelcore.tokenizers.words import WORD_PATTERN
 

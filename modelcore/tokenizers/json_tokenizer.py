@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from modelcore.atomic import write_json
 from modelcore.errors import InputError
 from modelcore.files import read_json
+from modelcore.tokenizers.sentencepiece_file import SPACE_MARK, byte_of
 from modelcore.tokenizers.tokenizer import JSON_FILE, MERGES_FILE, ROLES_FILE, VOCAB_FILE, Tokenizer
 
 if TYPE_CHECKING:
@@ -189,8 +190,8 @@ def _strips_space(decoder: dict[str, Any] | None) -> bool:
 
 def _byte_fallback_bytes(token: str) -> bytes:
     if re.fullmatch("<0x[0-9A-F]{2}>", token):
-        return bytes([int(token[3:5], 16)])
-    return token.replace("\u2581", " ").encode()
+        return byte_of(token)
+    return token.replace(SPACE_MARK, " ").encode()
 
 
 def byte_level_bytes(token: str) -> bytes:

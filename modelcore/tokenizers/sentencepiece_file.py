@@ -24,6 +24,9 @@ _NORMALIZER_CHARSMAP, _NORMALIZER_DUMMY_PREFIX, _NORMALIZER_REMOVE_SPACES, _NORM
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 """Kinds of pieces."""
 
+SPACE_MARK = "\u2581"
+"""The character that SentencePiece writes for a space."""
+
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
@@ -63,6 +66,11 @@ class SentencePieceModel:
     dummy_prefix: bool
     words_begin_with_space: bool
     byte_fallback: bool
+
+
+def byte_of(piece: str) -> bytes:
+    """The byte that a piece of kind ``BYTE`` stands for: that of ``<0x0A>`` is a newline."""
+    return bytes([int(piece[3:5], 16)])
 
 
 def parse_model(data: bytes) -> SentencePieceModel:

@@ -8,12 +8,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modelcore.errors import InputError
-from modelcore.tokenizers.sentencepiece_file import BYTE, NORMAL, USER_DEFINED, Piece, SentencePieceModel, parse_model
+from modelcore.tokenizers.sentencepiece_file import (
+    BYTE,
+    NORMAL,
+    SPACE_MARK,
+    USER_DEFINED,
+    Piece,
+    SentencePieceModel,
+    byte_of,
+    parse_model,
+)
 from modelcore.tokenizers.tokenizer import SENTENCEPIECE_FILE, Tokenizer
 from modelcore.tokenizers.words import SPECIAL_PIECES, split_words
-
-SPACE_MARK = "\u2581"
-"""The character that SentencePiece writes for a space."""
 
 UNK_ID, BOS_ID, EOS_ID, PAD_ID = range(4)
 """Ids of our own models' special pieces: Llama's for the first three, and a padding id."""
@@ -119,7 +125,7 @@ class SentencePieceTokenizer(Tokenizer):
 
 def _piece_bytes(piece: Piece) -> bytes:
     if piece.kind == BYTE:
-        return bytes([int(piece.text[3:5], 16)])
+        return byte_of(piece.text)
     return piece.text.replace(SPACE_MARK, " ").encode() if piece.kind in (NORMAL, USER_DEFINED) else b""
 
 

@@ -18,8 +18,8 @@ from io import BytesIO
 from pathlib import Path
 
 from modelcore.errors import InputError
-from modelcore.tokenizers.sentencepiece_file import NORMAL, Algorithm, parse_model
-from modelcore.tokenizers.sentencepiece_tokenizer import BOS_ID, EOS_ID, PAD_ID, SPACE_MARK, UNK_ID
+from modelcore.tokenizers.sentencepiece_file import NORMAL, SPACE_MARK, Algorithm, parse_model
+from modelcore.tokenizers.sentencepiece_tokenizer import BOS_ID, EOS_ID, PAD_ID, UNK_ID
 from modelcore.tokenizers.tokenizer import SENTENCEPIECE_FILE
 from modelcore.tokenizers.words import SPECIAL_PIECES
 
