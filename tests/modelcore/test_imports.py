@@ -33,3 +33,31 @@ def test_torch_numpy_and_safetensors_are_enough_to_import(module):
 def test_reading_batches_needs_nothing_of_training():
     code = "import sys, modelcore.data.loader; sys.exit('modelcore.training' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_stages_of_the_data_image_need_no_torch(tmp_path):
+    text = "".join(f"Line {line} of a text in which nothing is said twice.\n" for line in range(60))
+    (tmp_path / "text.txt").write_text(text, encoding="utf-8")
+    code = """
+import sys
+from pathlib import Path
+
+
+class NoTorch:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "torch":
+            raise ModuleNotFoundError(name)
+
+
+sys.meta_path.insert(0, NoTorch())  # a None in sys.modules would be taken for torch by SciPy
+import great_expectations, modelcore.stages.validate_data
+from modelcore.stages.tokenize_corpus import tokenize_corpus
+from modelcore.stages.train_tokenizer import train_tokenizer
+
+here = Path(sys.argv[1])
+train_tokenizer(corpus=here / "text.txt", out=here / "tokenizer", vocab_size=290)
+tokenize_corpus(corpus=here / "text.txt", heldout=here / "text.txt", tokenizer=here / "tokenizer", out=here / "tokens")
+"""
+    child = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=False)
+    assert child.returncode == 0, child.stderr
+    assert (tmp_path / "tokens" / "meta.json").is_file()
