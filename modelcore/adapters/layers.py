@@ -239,7 +239,8 @@ class LoRAEmbedding(nn.Module):
     @torch.no_grad()
     def merged(self) -> nn.Embedding:
         """The base with the correction added to its weight, summed in fp32 and rounded once to its dtype."""
-        weight = self.base.weight.float() + self.config.scale * (self.b @ self.a).T
+        weight = self.base.weight.float().clone()
+        weight[: self.base.num_embeddings] += self.config.scale * (self.b @ self.a).T  # beyond them lies padding
         self.base.weight = nn.Parameter(weight.to(self.base.weight.dtype))
         return self.base
 

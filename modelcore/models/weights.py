@@ -38,6 +38,8 @@ def map_tensors(path: Path, *, apart: bool = False) -> dict[str, Tensor]:
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{path} is missing") from None
     except (SafetensorError, OSError) as error:
+        if path.is_dir():
+            raise InputError(f"{path} is a folder; a safetensors file is needed") from None
         if _is_pickle(path):
             raise InputError(
                 f"{path} is no safetensors file but a pickle, which can run code when it is read; it was not opened: "

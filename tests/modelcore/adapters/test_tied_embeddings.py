@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from modelcore.adapters import LoRAConfig, add_lora, load_adapter, lora_parameters, merge, save_adapter
 from modelcore.convert.huggingface import read_huggingface, write_huggingface
 from modelcore.errors import InputError
-from modelcore.gptx import GPT, GPTConfig
+from modelcore.gptx import GPT, GPTConfig, pad_vocabulary
 
 SIZES = {"vocab_size": 41, "context_length": 16, "n_layers": 1, "d_model": 24, "n_heads": 4, "d_ff": 40}
 CONFIGS = {
@@ -148,6 +148,19 @@ def test_merging_keeps_the_tie_where_neither_is_adapted(name):
     model = merge(adapted(name, ()))
     assert model.config.tie_embeddings
     assert model.head.weight is model.embedding.weight
+
+
+@ARCHITECTURES
+@CHOICES
+def test_merging_leaves_the_padding_of_a_vocabulary_alone(name, choice):
+    model = add_lora(pad_vocabulary(base_of(name), 64), LoRAConfig(rank=3, targets=targets(name, choice))).eval()
+    noisy(lora_parameters(model))
+    with torch.no_grad():
+        before = model(TOKENS)
+        merged = merge(model)
+        assert (merged(TOKENS) - before).abs().max() <= TOLERANCE
+    assert not merged.embedding.weight[41:].any()
+    assert not merged.head.weight[41:].any()
 
 
 @ARCHITECTURES

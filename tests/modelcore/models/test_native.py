@@ -104,6 +104,13 @@ def test_missing_weights_are_named(folder):
         load_model(folder)
 
 
+def test_a_folder_under_the_name_of_the_weights_is_refused(folder):
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").mkdir()
+    with pytest.raises(InputError, match=r"model\.safetensors is a folder"):
+        load_model(folder)
+
+
 @pytest.mark.parametrize("kept", [0, 7, 500, -1])
 def test_truncated_weights_are_refused(folder, kept):
     path = folder / "model.safetensors"
