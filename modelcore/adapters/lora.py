@@ -79,12 +79,12 @@ def add_lora(model: GPT, config: LoRAConfig) -> GPT:
     targets = config.targets or default_targets(model.config)
     names = [part.name for parts in layers.values() for part in parts]
     for target in targets:
-        if not any(_names(target, name) for name in names):
+        if not any(is_named(target, name) for name in names):
             known = sorted({name.rsplit(".", 1)[-1] for name in names})
             raise InputError(f"LoRA target {target!r} names no layer of this model; known: {', '.join(known)}")
     adapted = {}
     for layer, parts in layers.items():
-        if chosen := [part for part in parts if any(_names(target, part.name) for target in targets)]:
+        if chosen := [part for part in parts if any(is_named(target, part.name) for target in targets)]:
             adapted[layer] = build_layer(model.get_submodule(layer), chosen, config).train(model.training)
     model.requires_grad_(False)
     for layer, module in adapted.items():
@@ -159,6 +159,6 @@ def _same_correction(embedding: nn.Module, head: nn.Module) -> bool:
     return not isinstance(embedding, LoRAEmbedding) and not isinstance(head, LoRALinear)
 
 
-def _names(target: str, module: str) -> bool:
+def is_named(target: str, module: str) -> bool:
     """PEFT's rule: a target is a module's full name, or the end of it from a dot on."""
     return module == target or module.endswith(f".{target}")

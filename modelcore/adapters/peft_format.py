@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from modelcore.adapters.layers import LoRAConfig
-from modelcore.adapters.lora import HEAD, adaptable, add_lora, default_targets, lora_layers
+from modelcore.adapters.lora import HEAD, adaptable, add_lora, default_targets, is_named, lora_layers
 from modelcore.atomic import write_json
 from modelcore.errors import InputError
 from modelcore.files import read_json
@@ -173,6 +173,7 @@ def read_adapter_config(folder: Path, model: GPT) -> LoRAConfig:
     if start not in _PLAIN_STARTS:
         raise InputError(f"{path}: init_lora_weights is {start!r}; adapters that change their base are not supported")
     targets = fields.get("target_modules")
+    names = [part.name for parts in adaptable(model.config).values() for part in parts]
     if isinstance(targets, str):
         blocks = architecture_of(model.config).LAYERS
         try:
@@ -180,12 +181,13 @@ def read_adapter_config(folder: Path, model: GPT) -> LoRAConfig:
             pattern = re.compile(rf"{re.escape(blocks)}\..*" if targets == "all-linear" else targets)
         except re.error as error:
             raise InputError(f"{path}: target_modules {targets!r} is no pattern: {error}") from None
-        names = [part.name for parts in adaptable(model.config).values() for part in parts]
         targets = [name for name in names if pattern.fullmatch(name)]
         if not targets:
             raise InputError(f"{path}: target_modules {pattern.pattern!r} matches no layer of this model")
     if not isinstance(targets, list) or not targets or not all(isinstance(target, str) for target in targets):
         raise InputError(f"{path}: target_modules is {targets!r}; a list of module names is needed")
+    # As in PEFT, targets that only other models have do no harm as long as one is found; add_lora refuses the rest.
+    targets = [target for target in targets if any(is_named(target, name) for name in names)] or targets
     try:
         return LoRAConfig(
             rank=fields.get("r", 8),
