@@ -58,7 +58,7 @@ def write_huggingface(
         model: A model that transformers has too; adapters must be merged.
         tokenizer: Its tokenizer, or None for a model without one.
         generation: Fields of ``generation_config.json`` to carry over; the ids of special tokens are the tokenizer's
-            if there is one.
+            if there is one. Where they list several ends of a text, and the tokenizer's is one of them, all stay.
         max_shard_bytes: Largest file of weights, unless one tensor alone is larger. Beyond it they are cut into
             shards, of which one at a time is held in memory.
 
@@ -78,7 +78,10 @@ def write_huggingface(
         }
     else:
         special |= {name: generation[name] for name in special if name in generation}
+    ends = generation.get("eos_token_id")
     generation |= {name: value for name, value in special.items() if value is not None}
+    if isinstance(ends, list) and special["eos_token_id"] in ends:
+        generation["eos_token_id"] = ends
     dtype = str(model.embedding.weight.dtype).removeprefix("torch.")
     write_json(folder / CONFIG_FILE, architecture.to_huggingface(model.config) | special | {"dtype": dtype})
     write_json(folder / GENERATION_FILE, generation)

@@ -215,6 +215,15 @@ def test_a_tied_head_is_written_once(tmp_path):
     assert "lm_head.weight" not in load_file(tmp_path / "model.safetensors")
 
 
+@pytest.mark.parametrize("ends", [[2, 5], [5], 5])
+def test_further_ends_of_a_text_stay_where_the_tokenizers_own_is_among_them(tmp_path, tokenizer, randomized, ends):
+    model = randomized(GPTConfig(n_kv_heads=2, **SIZES | {"vocab_size": tokenizer.vocab_size}))
+    write_huggingface(tmp_path, model, tokenizer, {"eos_token_id": ends})
+    written = AutoModelForCausalLM.from_pretrained(tmp_path).generation_config.eos_token_id
+    assert written == ([2, 5] if ends == [2, 5] else tokenizer.eos_id)
+    assert tokenizer.eos_id == 2
+
+
 def test_the_dtype_is_kept(tmp_path):
     write_huggingface(tmp_path, GPT(GPTConfig(n_kv_heads=2, **SIZES)).bfloat16(), None)
     assert json.loads((tmp_path / "config.json").read_text())["dtype"] == "bfloat16"
