@@ -31,6 +31,8 @@ It bounds the memory: text without any spaces, the worst case, takes unigram som
 
 _NO_TEXT = len(SPECIAL_PIECES) + 256  # ids that stand for no text or for a byte
 
+_MOST_IDS = 2**31 - 1
+
 PASSAGE_CHARACTERS = 4096
 """Longest passage: the unit of sampling, and of what SentencePiece calls a sentence."""
 
@@ -86,8 +88,8 @@ def train_sentencepiece(
     Args:
         texts: The corpus, read once; it may be larger than memory.
         out: An existing folder to write into.
-        vocab_size: Number of ids: 4 special ones, the user symbols, 256 bytes, the characters, and pieces of several
-            characters.
+        vocab_size: Number of ids: 4 special ones, the user symbols, 256 bytes, the characters (a space always among
+            them), and pieces of several characters.
         algorithm: ``unigram`` (Kudo, 2018) or ``bpe`` (Sennrich et al., 2016).
         seed: Decides which passages are drawn from a corpus larger than ``MAX_SAMPLE_BYTES``.
         user_symbols: Texts that are one token each, wherever they stand; of several that begin at one place, the
@@ -99,6 +101,8 @@ def train_sentencepiece(
     from sentencepiece import SentencePieceTrainer
 
     _check_symbols(user_symbols)
+    if vocab_size > _MOST_IDS:
+        raise InputError(f"vocab_size {vocab_size} is too large; SentencePiece counts no further than {_MOST_IDS}")
     passages, training = _sample(texts, seed)
     model = BytesIO()
     try:
@@ -114,6 +118,7 @@ def train_sentencepiece(
             eos_id=EOS_ID,
             pad_id=PAD_ID,
             user_defined_symbols=list(user_symbols),
+            required_chars=SPACE_MARK,  # Chinese text has too few spaces for one in the vocabulary, or none
             byte_fallback=True,
             normalization_rule_name="identity",
             add_dummy_prefix=False,

@@ -3,9 +3,11 @@ import subprocess
 import sys
 
 import pytest
+from transformers import AutoTokenizer
 
 from modelcore.errors import InputError
 from modelcore.tokenizers import Tokenizer, training
+from modelcore.tokenizers.huggingface import export_huggingface
 from modelcore.tokenizers.sentencepiece_file import NORMAL
 from modelcore.tokenizers.training import train_sentencepiece
 from modelcore.tokenizers.words import LONGEST_WORD
@@ -24,6 +26,19 @@ def test_the_same_corpus_gives_the_same_bytes(tmp_path, novel, algorithm):
     first, _ = train([novel], tmp_path / "first", 600, algorithm)
     second, _ = train([novel], tmp_path / "second", 600, algorithm)
     assert first.digest == second.digest
+
+
+@both
+@pytest.mark.parametrize("spaces", [0, 1], ids=["no space", "one space in thousands of characters"])
+def test_a_space_stays_a_space_where_the_corpus_has_hardly_any(tmp_path, spaces, algorithm):
+    corpus = "天地玄黃宇宙洪荒" * 1000 + " 天地" * spaces
+    tokenizer, _ = train([corpus], tmp_path, 269, algorithm)
+    text = " 天 地  ▁ 玄\n and so on "
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    export_huggingface(tokenizer, tmp_path, context_length=64)
+    exported = AutoTokenizer.from_pretrained(tmp_path)
+    assert exported(text, add_special_tokens=False)["input_ids"] == tokenizer.encode(text)
+    assert exported.decode(tokenizer.encode(text)) == text
 
 
 def test_a_corpus_that_fits_is_used_whole(tmp_path, novel):
@@ -125,6 +140,11 @@ def test_the_scores_of_the_longest_word_add_up_exactly_in_32_bits(tokenizer):
     if tokenizer.model.algorithm == "unigram":
         unknown = min(scores) - 10  # SentencePiece's score of a character that it does not know
         assert -unknown * 2 * LONGEST_WORD * 2**9 <= 2**24
+
+
+def test_a_vocabulary_larger_than_sentencepiece_counts_is_refused(tmp_path):
+    with pytest.raises(InputError, match="vocab_size 10000000000 is too large"):
+        train(["a b"], tmp_path, 10**10)
 
 
 @both
