@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import logging
 from collections.abc import Iterator, Sequence
@@ -103,7 +104,7 @@ def read_instructions(path: Path) -> Iterator[list[Message]]:
         for number, line in enumerate(file, 1):
             if line.strip():
                 try:
-                    yield _parse(line)
+                    yield _parse(line.removeprefix(codecs.BOM_UTF8) if number == 1 else line)
                 except InputError as error:
                     raise InputError(f"{path}:{number}: {error}") from error.__cause__
 
@@ -113,7 +114,7 @@ def _parse(line: bytes) -> list[Message]:
         record = json.loads(line.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise InputError(f"byte {error.start + 1} of the line is not UTF-8") from error
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # a ValueError also for numbers of very many digits
         raise InputError(f"the line is no JSON: {error}") from error
     if not isinstance(record, dict):
         raise InputError(f"the line is no JSON object; it must be {_FORMS}")

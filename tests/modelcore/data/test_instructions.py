@@ -127,12 +127,21 @@ def test_the_committed_pairs_all_load(tokenizer):
             r"pairs\.jsonl:2: message 1 has the role 'tool'; it must be system, user or assistant",
         ),
         ("[" * 100_000, r"pairs\.jsonl:2: the line is no JSON: "),
+        ('{"id": ' + "1" * 5000 + "}", r"pairs\.jsonl:2: the line is no JSON: Exceeds the limit"),
     ],
 )
 def test_a_line_that_is_no_pair_is_named_by_file_and_line(tokenizer, write, line, message):
     with pytest.raises(InputError, match=message) as error:
         load_instructions(write(pair(), line), tokenizer, max_tokens=64)
     assert "\n" not in str(error.value)
+
+
+def test_a_byte_order_mark_at_the_start_of_the_file_is_none_of_the_text(tokenizer, write):
+    path = write(pair())
+    plain = load_instructions(path, tokenizer, max_tokens=64)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    marked = load_instructions(path, tokenizer, max_tokens=64)
+    assert [example.tokens.tolist() for example in marked.examples] == [plain.examples[0].tokens.tolist()]
 
 
 @pytest.mark.parametrize("lines", [[], ["", "  "]])
