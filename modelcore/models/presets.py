@@ -15,6 +15,6 @@ def get_config(name: str) -> GPTConfig:
     Raises:
         InputError: If there is none; the message lists the names.
     """
-    if name not in PRESETS:
+    if not isinstance(name, str) or name not in PRESETS:  # what a YAML file says may be no text
         raise InputError(f"unknown model configuration {name!r}; known: {', '.join(PRESETS)}")
     return PRESETS[name]

@@ -120,6 +120,8 @@ class TrainingSettings:
             check_whole(name, getattr(self, name))
         for name in ("micro_batch_size", "warmup_steps", "eval_every", "checkpoint_every", "seed"):
             check_whole(name, getattr(self, name), 0)
+        if self.seed >= 1 << 63:
+            raise InputError(f"seed is {self.seed}; it must be below 2**63, which is what generators take")
         for name in _NUMBERS:
             check_number(name, getattr(self, name))
         for name in ("learning_rate", "muon_learning_rate"):

@@ -91,6 +91,7 @@ def test_a_missing_file_is_named(tmp_path):
         (OWN.replace("n_layers: 2", "norm_eps: 1e-6"), "recipe own: norm_eps is '1e-6'; it must be a number"),
         (OWN.replace("n_layers: 2", "tie_embeddings: maybe"), "recipe own: tie_embeddings is 'maybe'; it must be true"),
         (OWN.replace("llama-nano", "llama-9000"), "llama-9000"),
+        (OWN.replace("llama-nano", "[llama-nano]"), "unknown model configuration ['llama-nano']"),
         (OWN.replace("1.0e-3", "6e-4"), "learning_rate is '6e-4'; it must be a number (YAML takes 6e-4 for a text"),
         ("training: [", "is no valid YAML"),
         ("just words", "found 'just words' where an object"),
@@ -129,6 +130,12 @@ def test_what_is_wrong_in_a_file_is_said_in_one_line(tmp_path, text, expected):
         ("ema_decay", -0.1),
         ("spike_deviations", -1.0),
         ("micro_batch_size", 3),
+        ("seed", 1 << 63),
+        ("learning_rate", math.nan),
+        ("learning_rate", math.inf),
+        ("clip_norm", math.nan),
+        ("spike_deviations", math.nan),
+        ("seed", 1 << 63),
     ],
 )
 def test_a_setting_out_of_range_is_named(field, value):
