@@ -95,6 +95,7 @@ def pretrain(
     del parameters["summary"]
     tokens, out = Path(tokens), Path(out)
     with Stage("pretrain", parameters, outputs={out: MODEL}, summary=summary) as stage:
+        _check_apart(checkpoint_uri, out)
         recipe = _change(load_recipe(preset), steps, batch_size, sequence_length, learning_rate, optimizer, seed)
         settings = recipe.training
         chosen = _device(device)
@@ -217,6 +218,16 @@ def _device(name: str) -> torch.device:
             f"device {name!r} cannot be used ({first_line(error)}); auto takes a GPU if there is one"
         ) from None
     return device
+
+
+def _check_apart(checkpoint_uri: str, out: Path) -> None:
+    if not checkpoint_uri or storage.is_remote(checkpoint_uri):
+        return
+    if Path(os.path.realpath(checkpoint_uri)).is_relative_to(os.path.realpath(out)):
+        raise InputError(
+            f"checkpoint_uri {checkpoint_uri} lies in {out}, which the model replaces as a whole at the end; "
+            "name a place outside"
+        )
 
 
 def _checked_tokenizer(tokens: Path, split: TokenSplit) -> Path:

@@ -156,6 +156,13 @@ def test_checkpoints_at_an_address_of_ones_own_stay_and_are_gone_on_from(tokens,
     assert equal(weights(tmp_path / "first"), weights(tmp_path / "second"))
 
 
+@pytest.mark.parametrize("place", ["out", "out/checkpoints"])
+def test_checkpoints_are_not_put_where_the_model_would_replace_them(tokens, recipe, tmp_path, place):
+    with pytest.raises(InputError, match=rf"checkpoint_uri .*{place} lies in .*out, which the model replaces"):
+        pretrain(tokens=tokens, out=tmp_path / "out", preset=str(recipe), checkpoint_uri=str(tmp_path / place))
+    assert not (tmp_path / "out").exists()
+
+
 def test_checkpoints_of_another_run_are_refused_by_the_setting_that_differs(tokens, recipe, tmp_path):
     place = str(tmp_path / "checkpoints")
     pretrain(tokens=tokens, out=tmp_path / "out", preset=str(recipe), checkpoint_uri=place)
