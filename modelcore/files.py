@@ -48,5 +48,5 @@ def content_digest(path: Path) -> str:
     else:
         files = sorted((file.relative_to(path).as_posix(), file) for file in path.rglob("*") if file.is_file())
     for name, file in files:
-        digest.update(f"{name}\0{file_digest(file)}\0".encode())
+        digest.update(f"{name}\0{file_digest(file)}\0".encode(errors="surrogateescape"))  # any bytes may be a name
     return digest.hexdigest()

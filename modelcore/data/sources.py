@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -93,6 +94,7 @@ def read_records(path: Path, text_field: str = "text") -> Iterator[Record]:
     root = Path(path)
     for file in corpus_files(root):
         source = file.relative_to(root).as_posix() if file != root else file.name
+        source = os.fsencode(source).decode("utf-8", "backslashreplace")  # a name may be any bytes
         row = 0
         try:
             for record in _read_file(file, source, text_field):
@@ -204,6 +206,8 @@ def _read_parquet(file: Path, source: str, text_field: str) -> Iterator[Record]:
         schema = parquet.schema_arrow
         if text_field not in schema.names:
             raise InputError(f"{file} has no column {text_field!r}; its columns are {_some(schema.names)}")
+        if schema.names.count(text_field) > 1:
+            raise InputError(f"{file} has {schema.names.count(text_field)} columns {text_field!r}; one is wanted")
         kind = schema.field(text_field).type
         if pa.types.is_dictionary(kind):
             kind = kind.value_type

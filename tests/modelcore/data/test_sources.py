@@ -5,8 +5,10 @@ import gzip
 import json
 import logging
 import lzma
+import os
 import tracemalloc
 from itertools import pairwise
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -40,6 +42,17 @@ def only_problem(path, **options):
 
 
 class TestFormats:
+    def test_a_file_whose_name_is_no_utf8_is_read_under_a_name_that_is(self, tmp_path):
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.txt")).write_text("Emma")
+        (record,) = read_records(tmp_path)
+        assert (record.source, record.text) == (r"caf\xe9.txt", "Emma")
+
+    def test_a_parquet_file_with_two_columns_of_the_name_is_refused(self, tmp_path):
+        columns = [pa.array(["one"]), pa.array(["two"])]
+        pq.write_table(pa.Table.from_arrays(columns, names=["text", "text"]), tmp_path / "a.parquet")
+        with pytest.raises(InputError, match=r"a\.parquet has 2 columns 'text'; one is wanted"):
+            list(read_records(tmp_path))
+
     @pytest.mark.parametrize("suffix", COMPRESS)
     def test_a_text_file_is_one_document_kept_to_the_byte(self, tmp_path, suffix):
         path = tmp_path / f"a.txt{suffix}"
