@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from io import BytesIO
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -95,7 +96,7 @@ class TokenSplit:
         self.n_tokens, self.n_bytes, self.n_documents = meta.tokens, meta.text_bytes, meta.documents
         self.vocab_size, self.tokenizer_digest = vocab_size, tokenizer_digest
         self.digest = hashlib.sha256("".join(shard.sha256 for shard in meta.shards).encode()).hexdigest()
-        self._bounds_file = folder / meta.bounds.name
+        self._bounds = meta.bounds
         self._shards = [np.memmap(folder / shard.name, dtype=dtype, mode="r") for shard in meta.shards]
         self._ends = np.cumsum([len(shard) for shard in self._shards])
 
@@ -107,6 +108,7 @@ class TokenSplit:
 
         Raises:
             IndexError: If the window is not wholly inside the split.
+            InputError: If an id is outside the vocabulary.
         """
         if start < 0 or length < 0 or start + length > self.n_tokens:
             raise IndexError(f"tokens {start} to {start + length} asked of a split of {self.n_tokens}")
@@ -119,6 +121,11 @@ class TokenSplit:
             window[filled : filled + len(piece)] = piece
             filled += len(piece)
             shard += 1
+        if length and window.max() >= self.vocab_size:
+            raise InputError(
+                f"{self.folder / self.split} holds the id {window.max()} near token {start}, and its vocabulary has "
+                f"{self.vocab_size}: a file was changed; tokenize the corpus again"
+            )
         return window
 
     def document_bounds(self) -> npt.NDArray[np.int64]:
@@ -126,8 +133,17 @@ class TokenSplit:
 
         Returns:
             int64, shape (n_documents + 1,), from 0 to ``n_tokens``.
+
+        Raises:
+            InputError: If the file is not what was written.
         """
-        bounds: npt.NDArray[np.int64] = np.load(self._bounds_file, allow_pickle=False)
+        content = (self.folder / self._bounds.name).read_bytes()
+        if hashlib.sha256(content).hexdigest() != self._bounds.sha256:
+            raise InputError(
+                f"{self.folder / self._bounds.name} does not have the SHA-256 sum in meta.json: it was changed; "
+                "tokenize the corpus again"
+            )
+        bounds: npt.NDArray[np.int64] = np.load(BytesIO(content), allow_pickle=False)
         return bounds
 
 

@@ -92,6 +92,22 @@ def test_a_truncated_shard_is_refused_by_name(folder):
     open_split(folder, "heldout")  # which is whole
 
 
+def test_an_id_outside_the_vocabulary_is_refused_where_it_is_read(folder):
+    shard = folder / "train" / "00000.bin"
+    content = bytearray(shard.read_bytes())
+    content[2:4] = b"\xff\xff"
+    shard.write_bytes(content)
+    with pytest.raises(InputError, match=r"train holds the id 65535 near token 0.* tokenize the corpus again"):
+        open_split(folder, "train").window(0, 4)
+
+
+def test_changed_bounds_are_refused_by_name(folder):
+    file = folder / "train" / "bounds.npy"
+    file.write_bytes(b"x" + file.read_bytes()[1:])
+    with pytest.raises(InputError, match=r"train/bounds\.npy does not have the SHA-256 sum in meta\.json"):
+        open_split(folder, "train").document_bounds()
+
+
 def test_a_missing_shard_is_refused_by_name(folder):
     (folder / "heldout" / "00000.bin").unlink()
     with pytest.raises(InputError, match=r"heldout/00000\.bin is missing"):
