@@ -17,6 +17,7 @@ import contextlib
 import logging
 import math
 import os
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -225,6 +226,17 @@ def start_pipeline(pipeline_run_id: str, parameters: Mapping[str, Any]) -> Run:
         return run
 
 
+def fault_of(error: BaseException) -> str | None:
+    """What to say, in one line, of an error that MLflow or its database raised; None for any other error."""
+    names = (("mlflow.exceptions", "MlflowException"), ("sqlalchemy.exc", "SQLAlchemyError"))
+    kinds = tuple(getattr(sys.modules[module], name) for module, name in names if module in sys.modules)
+    return _cannot_be_used(error) if isinstance(error, kinds) else None
+
+
+def _cannot_be_used(error: BaseException) -> str:
+    return f"MLflow at {os.environ['MLFLOW_TRACKING_URI']} (MLFLOW_TRACKING_URI) cannot be used: {first_line(error)}"
+
+
 @contextlib.contextmanager
 def _usable() -> Iterator[None]:
     """Turns what MLflow raises where its server or database cannot be used into one line."""
@@ -240,8 +252,7 @@ def _usable() -> Iterator[None]:
     except tuple(errors) as error:
         if disk_is_full(error):
             raise
-        uri = os.environ["MLFLOW_TRACKING_URI"]
-        raise InputError(f"MLflow at {uri} (MLFLOW_TRACKING_URI) cannot be used: {first_line(error)}") from error
+        raise InputError(_cannot_be_used(error)) from error
 
 
 def _create_run(tags: dict[str, str]) -> str:

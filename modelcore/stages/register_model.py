@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from modelcore import registry
@@ -38,13 +39,13 @@ def register_model(
     export, out = Path(export), Path(out)
     with Stage("register_model", {"model_name": model_name}, outputs={out: REGISTRATION}, summary=summary) as stage:
         registry.check_name(model_name)
+        if not (export / "config.json").is_file():
+            raise InputError(f"{export} is no exported model: it has no config.json")
         score = _read_score(Path(evaluation) / "evaluation.json")
         if stage.run.run_id is None:
             raise InputError("MLFLOW_TRACKING_URI is not set; the model registry needs it: sqlite:///mlflow.db will do")
         champion = registry.find_alias(model_name, "champion")
-        reigning = None
-        if champion is not None:
-            reigning = Score(float(champion.tags.get("bits_per_byte", "nan")), champion.tags.get("heldout_digest", ""))
+        reigning = _reigning_score(champion.tags) if champion is not None else None
         identity = {
             "pipeline_run": os.environ.get("KFP_RUN_ID", stage.run.run_id),
             "export_sha256": content_digest(export),
@@ -60,6 +61,7 @@ def register_model(
         promoted = decision.promote or (champion is not None and champion.version == version)
         if decision.promote:
             registry.set_alias(model_name, "champion", version)
+        leading = score.bits_per_byte if promoted or reigning is None else reigning.bits_per_byte
         stage.results.update(
             {
                 "model_name": model_name,
@@ -67,9 +69,7 @@ def register_model(
                 "bits_per_byte": score.bits_per_byte,
                 "champion": promoted,
                 "champion_version": version if promoted or champion is None else champion.version,
-                "champion_bits_per_byte": score.bits_per_byte
-                if promoted or reigning is None
-                else reigning.bits_per_byte,
+                "champion_bits_per_byte": leading if math.isfinite(leading) else None,  # JSON has no NaN
                 "decision": decision.reason,
             }
         )
@@ -77,6 +77,15 @@ def register_model(
         write_json(out, stage.results)
         stage.run.log_path(out)
     return stage.summary
+
+
+def _reigning_score(tags: Mapping[str, str]) -> Score:
+    """The score that the champion's tags tell; NaN where somebody wrote something else there."""
+    try:
+        bits_per_byte = float(tags.get("bits_per_byte", "nan"))
+    except ValueError:
+        bits_per_byte = math.nan
+    return Score(bits_per_byte, tags.get("heldout_digest", ""))
 
 
 def _read_score(path: Path) -> Score:

@@ -152,9 +152,13 @@ class Stage:
         )
 
     def _fail(self, error: BaseException) -> None:
-        """Marks the run failed and logs why; raises an InputError in the place of an error that a full disk made."""
-        full = not isinstance(error, InputError) and disk_is_full(error)
-        reason = f"no space left on the disk ({first_line(error)}); free some and run again" if full else str(error)
+        """Marks the run failed and logs why; what a full disk or MLflow raised is raised as an InputError instead."""
+        explained = None
+        if not isinstance(error, InputError):
+            explained = tracking.fault_of(error)
+            if disk_is_full(error):
+                explained = f"no space left on the disk ({first_line(error)}); free some and run again"
+        reason = explained or str(error)
         if isinstance(error, KeyboardInterrupt):
             reason = "interrupted"
         try:
@@ -162,8 +166,8 @@ class Stage:
         except Exception as untracked:  # for example because the disk is full; what failed first is what counts
             logger.warning("the run's failure could not be tracked: %s", first_line(untracked))
         logger.error("stage=%s status=failed", self.summary.stage)  # why is said once, by who catches the error
-        if full:
-            raise InputError(reason) from error
+        if explained is not None:
+            raise InputError(explained) from error
 
     def restore(self, outputs: dict[str, Path], *, inputs: list[Path]) -> bool:
         """Takes the outputs from the cache if it holds them for these inputs, these parameters and this code.

@@ -93,6 +93,27 @@ def test_a_model_with_no_finite_score_is_not_registered(tmp_path, exports, mlflo
     assert not mlflow_client.search_registered_models("name = 'broken'")
 
 
+def test_a_champion_whose_score_somebody_changed_stays(tmp_path, exports, mlflow_client):
+    register(tmp_path, exports[0], 2.0, name="tagged")
+    mlflow_client.set_model_version_tag("tagged", "1", "bits_per_byte", "about two")
+    second = register(tmp_path, exports[1], 1.0, name="tagged")
+    assert (second["champion"], second["champion_version"], second["champion_bits_per_byte"]) == (False, 1, None)
+    assert "the champion's score is unknown" in second["decision"]
+
+
+def test_a_registry_that_cannot_be_used_is_said_in_one_line(tmp_path, exports, mlflow_client, monkeypatch):
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(InputError, match=r"MLflow at sqlite.* cannot be used: .*127\.0\.0\.1:9") as caught:
+        register(tmp_path, exports[0], 2.0)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_export_that_is_none_is_named(tmp_path, exports, mlflow_client):
+    with pytest.raises(InputError, match="nowhere is no exported model"):
+        register(tmp_path, tmp_path / "nowhere", 2.0)
+
+
 def test_an_evaluation_that_is_none_is_named(tmp_path, exports, mlflow_client):
     with pytest.raises(InputError, match=r"evaluation\.json is no evaluation"):
         register_model(export=exports[0], evaluation=tmp_path, out=tmp_path / "r.json", model_name="gpt")
