@@ -238,9 +238,9 @@ def _add_finetune(commands: Commands) -> None:
         "--quantize", choices=("none", "int8", "nf4"), default="none", help="bits that the frozen layers are held in"
     )
     parser.add_argument("--steps", type=int, default=120, help="optimizer steps")
-    parser.add_argument("--batch-size", type=int, default=16, help="pairs of a step")
+    parser.add_argument("--batch-size", type=int, default=16, help="conversations of a step")
     parser.add_argument(
-        "--micro-batch-size", type=int, default=0, help="pairs at once, for less memory; 0: the whole batch"
+        "--micro-batch-size", type=int, default=0, help="conversations at once, for less memory; 0: the whole batch"
     )
     parser.add_argument("--learning-rate", type=float, default=2e-3, help="peak learning rate")
     parser.add_argument("--seed", type=int, default=0, help="seed of the adapter and of the order of samples")

@@ -68,7 +68,7 @@ def gpt_pipeline(
         lora_rank: Rank of the LoRA adapter.
         lora_alpha: Scale of the LoRA adapter.
         lora_quantize: What the frozen layers are held in while LoRA tunes: none, int8 or nf4, for less memory.
-        lora_micro_batch_size: Pairs at once in LoRA tuning, for less memory; 0: the whole batch.
+        lora_micro_batch_size: Conversations at once in LoRA tuning, for less memory; 0: the whole batch.
         lora_steps: Steps of LoRA tuning.
         lora_learning_rate: Peak learning rate of LoRA tuning.
         task_items: Most items of each task made from the held-out text; 0 leaves the tasks out.

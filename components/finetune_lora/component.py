@@ -20,7 +20,7 @@ def finetune_lora(
     learning_rate: float,
     seed: int,
 ) -> None:
-    """Tunes a LoRA adapter on pairs of prompt and response, the base model frozen.
+    """Tunes a LoRA adapter on the replies of conversations, the base model frozen.
 
     Args:
         checkpoint: The pretrained model.
@@ -31,7 +31,7 @@ def finetune_lora(
         rank: Rank of the adapter's matrices.
         alpha: Scale of the adapter: its update is multiplied by alpha / rank.
         quantize: What the frozen layers are held in: none, int8 or nf4.
-        micro_batch_size: Pairs that go through the model at once, for less memory; 0: a whole batch.
+        micro_batch_size: Conversations that go through the model at once, for less memory; 0: a whole batch.
         steps: Optimizer steps.
         learning_rate: Peak learning rate.
         seed: Seed of the adapter's weights and of the order of samples.

@@ -1,4 +1,4 @@
-"""Tuning: a model and pairs of prompt and reply in, a LoRA adapter in PEFT's format out."""
+"""Tuning: a model and conversations in, a LoRA adapter in PEFT's format out."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ DEFAULT_BATCH_SIZE = 16
 DEFAULT_LEARNING_RATE = 2e-3
 
 HELDOUT_EVERY = 20
-"""Every so many-th pair is not learned from, but measured on."""
+"""Every so many-th conversation is not learned from, but measured on."""
 
 WARMUP_FRACTION = 0.1
 LOG_EVERY = 5
@@ -65,7 +65,7 @@ def finetune_lora(
     seed: int = 0,
     summary: Path | str | None = None,
 ) -> StageSummary:
-    """Tunes a model on pairs of prompt and reply; its own weights stay as they are.
+    """Tunes a model on the replies of conversations; its own weights stay as they are.
 
     The loss is that of the replies' tokens alone, the end of the text among them. AdamW without weight decay; the rate
     rises over a tenth of the steps and falls to zero along a line. On a CPU the same seed gives the same bytes.
@@ -85,20 +85,20 @@ def finetune_lora(
         quantize: What the frozen linear layers of the blocks are held in: ``none`` (as stored), ``int8`` or ``nf4``.
             The adapter is merged into the full-precision model all the same (:func:`modelcore.adapters.merge`).
         steps: Optimizer steps; as many epochs as they make, the last one cut off.
-        batch_size: Pairs a step.
-        micro_batch_size: Pairs that go through the model at once; a divisor of ``batch_size``. It decides the memory
-            needed, not the result. 0: the whole batch.
+        batch_size: Conversations a step.
+        micro_batch_size: Conversations that go through the model at once; a divisor of ``batch_size``. It decides
+            the memory needed, not the result. 0: the whole batch.
         learning_rate: Peak learning rate.
-        seed: Decides the adapter's start, the order of the pairs, and dropout.
+        seed: Decides the adapter's start, the order of the conversations, and dropout.
         summary: JSON file for the stage's summary, or None.
 
     Returns:
-        The summary. ``results`` has ``final_loss``; ``heldout_reply_loss_before`` and ``_after``, nats a token on pairs
-        not learned from; ``replies_ended``, the share of their greedy replies that the tuned model ends by itself;
-        and counts. ``series["loss_curve"]`` has the curves.
+        The summary. ``results`` has ``final_loss``; ``heldout_reply_loss_before`` and ``_after``, nats a token on the
+        conversations not learned from; ``replies_ended``, the share of their greedy replies that the tuned model ends
+        by itself; and counts. ``series["loss_curve"]`` has the curves.
 
     Raises:
-        InputError: If the checkpoint or a pair is damaged, there are fewer than two pairs that fit the model's context,
+        InputError: If the checkpoint or a conversation is damaged, fewer than two fit the model's context,
             or a setting is out of range.
     """
     checkpoint, out, instructions = Path(checkpoint), Path(out), str(instructions)
@@ -142,10 +142,10 @@ def finetune_lora(
         )
         tokenizer.check_model(model.config.vocab_size)
         with tempfile.TemporaryDirectory() as scratch:
-            pairs = load_instructions(localize(instructions, Path(scratch) / "instructions"), tokenizer, context)
-        learned, heldout = split_pairs(pairs.examples)
+            given = load_instructions(localize(instructions, Path(scratch) / "instructions"), tokenizer, context)
+        learned, heldout = split_examples(given.examples)
         stage.run.log_dataset(
-            name="instructions", source=instructions, digest=pairs.digest, rows=len(pairs.examples), context="tuning"
+            name="instructions", source=instructions, digest=given.digest, rows=len(given.examples), context="tuning"
         )
 
         model.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -170,9 +170,9 @@ def finetune_lora(
             heldout_reply_loss_after=after,
             replies_ended=replies_ended(model, heldout, tokenizer.eos_id, at_once),
             trainable_parameters=sum(parameter.numel() for parameter in lora_parameters(model)),
-            pairs=len(learned),
-            heldout_pairs=len(heldout),
-            dropped_pairs=pairs.dropped,
+            conversations=len(learned),
+            heldout_conversations=len(heldout),
+            dropped_conversations=given.dropped,
             epochs=round(steps / batches.steps_per_epoch, 2),
             train_seconds=round(history.seconds, 2),
             tokens_per_second=round(history.tokens / history.seconds, 1),
@@ -187,14 +187,16 @@ def finetune_lora(
     return stage.summary
 
 
-def split_pairs(examples: list[Example]) -> tuple[list[Example], list[Example]]:
-    """The pairs to learn from, and every :data:`HELDOUT_EVERY`-th (of fewer, the last one) to measure on.
+def split_examples(examples: list[Example]) -> tuple[list[Example], list[Example]]:
+    """The examples to learn from, and every :data:`HELDOUT_EVERY`-th (of fewer, the last one) to measure on.
 
     Raises:
         InputError: If there are fewer than two.
     """
     if len(examples) < 2:
-        raise InputError(f"the instructions hold {len(examples)} pair that fits the model; at least 2 are needed")
+        raise InputError(
+            f"the instructions hold {len(examples)} conversation that fits the model; at least 2 are needed"
+        )
     heldout = set(range(HELDOUT_EVERY - 1, len(examples), HELDOUT_EVERY)) or {len(examples) - 1}
     return (
         [example for i, example in enumerate(examples) if i not in heldout],

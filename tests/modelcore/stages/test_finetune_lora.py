@@ -1,4 +1,4 @@
-"""The stage finetune_lora: pairs in, an adapter out that answers better than its base and ends what it says."""
+"""The stage finetune_lora: conversations in, an adapter out that answers better than its base and ends what it says."""
 
 import json
 
@@ -13,7 +13,7 @@ from modelcore.errors import InputError
 from modelcore.gptx import GPT, GPTConfig
 from modelcore.inference import SamplingConfig, generate
 from modelcore.models import load_model, save_model
-from modelcore.stages.finetune_lora import finetune_lora, split_pairs
+from modelcore.stages.finetune_lora import finetune_lora, split_examples
 from modelcore.tokenizers import Tokenizer
 from modelcore.tokenizers.chat import format_prompt
 from modelcore.tokenizers.training import train_sentencepiece
@@ -72,8 +72,8 @@ def tuned(checkpoint, tmp_path_factory):
 
 def test_the_tuned_model_does_better_on_pairs_it_has_not_seen(tuned):
     results = tuned[1].results
-    assert results["heldout_pairs"] == 3
-    assert results["pairs"] == 57
+    assert results["heldout_conversations"] == 3
+    assert results["conversations"] == 57
     assert results["heldout_reply_loss_after"] < 0.5 * results["heldout_reply_loss_before"]
 
 
@@ -128,7 +128,7 @@ def test_tuned_on_a_quantized_base_the_full_model_answers_as_well(checkpoint, tu
     before, after = (summary.results[f"heldout_reply_loss_{when}"] for when in ("before", "after"))
     assert after < 0.5 * before
     tokenizer = Tokenizer.load(checkpoint)
-    _, heldout = split_pairs(load_instructions(tuned[0] / "pairs.jsonl", tokenizer, 64).examples)
+    _, heldout = split_examples(load_instructions(tuned[0] / "pairs.jsonl", tokenizer, 64).examples)
     model = load_adapter(tmp_path / "adapter", load_model(checkpoint), base=checkpoint)
     unmerged = reply_loss(model, heldout, 8, tokenizer.pad_id)
     assert unmerged < 0.5 * before
@@ -212,7 +212,7 @@ def test_padding_changes_no_loss(checkpoint, tmp_path):
 
 
 def test_few_pairs_keep_one_to_measure_on(checkpoint, tmp_path):
-    learned, heldout = split_pairs(examples_of(checkpoint, PAIRS[:3], tmp_path))
+    learned, heldout = split_examples(examples_of(checkpoint, PAIRS[:3], tmp_path))
     assert (len(learned), len(heldout)) == (2, 1)
 
 
@@ -224,7 +224,7 @@ def run(checkpoint, tmp_path, pairs=PAIRS, **arguments):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"pairs": PAIRS[:1]}, "hold 1 pair that fits the model; at least 2 are needed"),
+        ({"pairs": PAIRS[:1]}, "hold 1 conversation that fits the model; at least 2 are needed"),
         ({"pairs": []}, "pairs.jsonl"),
         ({"rank": 0}, "LoRA rank is 0"),
         ({"steps": 0}, "steps is 0"),
