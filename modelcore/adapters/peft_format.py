@@ -47,7 +47,9 @@ _BASE_DIGEST = "weights_sha256"
 # Fields that say what the adapter computes, and are read.
 _READ = {
     "ensure_weight_tying",
+    "exclude_modules",
     "init_lora_weights",
+    "layers_to_transform",
     "lora_alpha",
     "lora_dropout",
     "peft_type",
@@ -172,22 +174,7 @@ def read_adapter_config(folder: Path, model: GPT) -> LoRAConfig:
     start = fields.get("init_lora_weights", True)
     if start not in _PLAIN_STARTS:
         raise InputError(f"{path}: init_lora_weights is {start!r}; adapters that change their base are not supported")
-    targets = fields.get("target_modules")
-    names = [part.name for parts in adaptable(model.config).values() for part in parts]
-    if isinstance(targets, str):
-        blocks = architecture_of(model.config).LAYERS
-        try:
-            # PEFT's "all-linear" leaves the head out.
-            pattern = re.compile(rf"{re.escape(blocks)}\..*" if targets == "all-linear" else targets)
-        except re.error as error:
-            raise InputError(f"{path}: target_modules {targets!r} is no pattern: {error}") from None
-        targets = [name for name in names if pattern.fullmatch(name)]
-        if not targets:
-            raise InputError(f"{path}: target_modules {pattern.pattern!r} matches no layer of this model")
-    if not isinstance(targets, list) or not targets or not all(isinstance(target, str) for target in targets):
-        raise InputError(f"{path}: target_modules is {targets!r}; a list of module names is needed")
-    # As in PEFT, targets that only other models have do no harm as long as one is found; add_lora refuses the rest.
-    targets = [target for target in targets if any(is_named(target, name) for name in names)] or targets
+    targets = _targets(path, fields, model)
     try:
         return LoRAConfig(
             rank=fields.get("r", 8),
@@ -199,6 +186,56 @@ def read_adapter_config(folder: Path, model: GPT) -> LoRAConfig:
         )
     except (InputError, TypeError, ValueError) as error:
         raise InputError(f"{path}: {error}") from error
+
+
+def _targets(path: Path, fields: dict[str, Any], model: GPT) -> list[str]:
+    """The target modules that ``fields`` choose, all of which ``model`` has; in full where some are left out."""
+    names = [part.name for parts in adaptable(model.config).values() for part in parts]
+    targets = fields.get("target_modules")
+    if isinstance(targets, str):
+        # PEFT's "all-linear" leaves the head out.
+        blocks = architecture_of(model.config).LAYERS
+        pattern = rf"{re.escape(blocks)}\..*" if targets == "all-linear" else targets
+        targets = _matching(path, "target_modules", pattern, names)
+        if not targets:
+            raise InputError(f"{path}: target_modules {pattern!r} matches no layer of this model")
+    elif not _is_list_of(str, targets) or not targets:
+        raise InputError(f"{path}: target_modules is {targets!r}; a list of module names is needed")
+    # As in PEFT, targets that only other models have do no harm as long as one is found; add_lora refuses the rest.
+    targets = [target for target in targets if any(is_named(target, name) for name in names)] or targets
+    excluded, layers = fields.get("exclude_modules"), fields.get("layers_to_transform")
+    if not excluded and layers in (None, []):
+        return targets
+    chosen = [name for name in names if any(is_named(target, name) for target in targets)]
+    if isinstance(excluded, str):
+        left_out = _matching(path, "exclude_modules", excluded, names)
+        chosen = [name for name in chosen if name not in left_out]
+    elif _is_list_of(str, excluded or []):
+        chosen = [name for name in chosen if not any(is_named(other, name) for other in excluded or [])]
+    else:
+        raise InputError(f"{path}: exclude_modules is {excluded!r}; a list of module names is needed")
+    if layers not in (None, []) and not isinstance(fields.get("target_modules"), str):
+        wanted = layers if isinstance(layers, list) else [layers]
+        if not _is_list_of(int, wanted):
+            raise InputError(f"{path}: layers_to_transform is {layers!r}; numbers of layers are needed")
+        # A module that is named in full is adapted in any case.
+        numbers = {name: re.search(r"\.(\d+)\.", name) for name in chosen}
+        chosen = [name for name, n in numbers.items() if name in targets or (n is not None and int(n[1]) in wanted)]
+    if not chosen:
+        raise InputError(f"{path}: of target_modules {targets!r} no layer is left")
+    return chosen
+
+
+def _matching(path: Path, field: str, pattern: str, names: list[str]) -> list[str]:
+    """The names that a pattern describes from end to end."""
+    try:
+        return [name for name in names if re.fullmatch(pattern, name)]
+    except re.error as error:
+        raise InputError(f"{path}: {field} {pattern!r} is no pattern: {error}") from None
+
+
+def _is_list_of(kind: type, value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(item, kind) for item in value)
 
 
 def _tensors(model: GPT) -> dict[str, Tensor]:

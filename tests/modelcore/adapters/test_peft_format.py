@@ -111,6 +111,30 @@ def test_targets_that_only_other_models_have_are_passed_over_as_peft_does(tmp_pa
         assert (theirs(TOKENS).logits - ours(TOKENS)).abs().max() <= TOLERANCE
 
 
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"target_modules": ["q_proj", "down_proj", "lm_head"], "layers_to_transform": [1]},
+        {"target_modules": ["q_proj"], "layers_to_transform": 0},
+        {"target_modules": ["q_proj"], "layers_to_transform": [0], "layers_pattern": "layers"},
+        {"target_modules": ["q_proj", "down_proj"], "exclude_modules": ["layers.0.mlp.down_proj"]},
+        {"target_modules": ["q_proj", "down_proj"], "exclude_modules": r".*\.1\..*"},
+        {"target_modules": "all-linear", "exclude_modules": ["o_proj"]},
+    ],
+)
+def test_modules_that_peft_was_told_to_leave_out_are_left_out(choice, tmp_path):
+    (tmp_path / "base").mkdir()
+    write_huggingface(tmp_path / "base", base_of(LLAMA), None)
+    theirs = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(tmp_path / "base"), LoraConfig(r=2, task_type="CAUSAL_LM", **choice)
+    ).eval()
+    noisy(parameter for parameter in theirs.parameters() if parameter.requires_grad)
+    theirs.save_pretrained(tmp_path / "adapter")
+    ours = load_adapter(tmp_path / "adapter", base_of(LLAMA))
+    with torch.no_grad():
+        assert (theirs(TOKENS).logits - ours(TOKENS)).abs().max() <= TOLERANCE
+
+
 def peft_gradients(model):
     """Gradients of a PEFT model's adapter by the names in its file."""
     return {
@@ -245,6 +269,10 @@ def test_an_adapter_of_another_architecture_is_refused(adapter):
         ({"modules_to_save": ["lm_head"]}, r"modules_to_save is \['lm_head'\]: whole layers are stored"),
         ({"target_modules": ["embed_tokens"], "use_dora": True}, "DoRA of the embedding model.embed_tokens"),
         ({"rank_pattern": {"q_proj": 2}}, "rank_pattern is"),
+        ({"layers_to_transform": ["one"]}, r"layers_to_transform is \['one'\]; numbers of layers are needed"),
+        ({"layers_to_transform": [7], "target_modules": ["q_proj"]}, "no layer is left"),
+        ({"exclude_modules": {"a": 1}}, "exclude_modules is {'a': 1}; a list of module names"),
+        ({"exclude_modules": "("}, r"exclude_modules '\(' is no pattern"),
         ({"bias": "all"}, "bias is 'all'"),
         ({"init_lora_weights": "pissa"}, "init_lora_weights is 'pissa'"),
         ({"target_modules": []}, r"target_modules is \[\]"),
