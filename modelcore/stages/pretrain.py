@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
@@ -27,7 +28,7 @@ from modelcore.training import DEFAULT_RECIPE, CheckpointPlace, Recipe, load_rec
 from modelcore.training.heldout import Heldout
 from modelcore.training.mirror import pull_checkpoint, push_checkpoint
 from modelcore.training.parallel import Ranks, join
-from modelcore.training.state import remove_checkpoints
+from modelcore.training.state import claim, remove_checkpoints
 
 # Settings that do not decide which weights come out; a run may resume with others.
 _BOOKKEEPING = (
@@ -88,13 +89,17 @@ def pretrain(
         The summary: ``results`` has the totals, ``series`` the curves.
 
     Raises:
-        InputError: If a setting is wrong, the corpus is too small, the tokens are damaged, or the checkpoints are
-            those of another run or all damaged, or training diverges.
+        InputError: If another process trains with the same checkpoints, a setting is wrong, the corpus is too small,
+            the tokens are damaged, or the checkpoints are those of another run or all damaged, or training
+            diverges.
     """
     parameters = {key: str(value) if isinstance(value, Path) else value for key, value in locals().items()}
     del parameters["summary"]
     tokens, out = Path(tokens), Path(out)
-    with Stage("pretrain", parameters, outputs={out: MODEL}, summary=summary) as stage:
+    with (
+        Stage("pretrain", parameters, outputs={out: MODEL}, summary=summary) as stage,
+        contextlib.ExitStack() as claimed,
+    ):
         _check_apart(checkpoint_uri, out)
         recipe = _change(load_recipe(preset), steps, batch_size, sequence_length, learning_rate, optimizer, seed)
         settings = recipe.training
@@ -117,6 +122,8 @@ def pretrain(
         torch.manual_seed(settings.seed)
         model = pad_vocabulary(GPT(config), settings.pad_vocab_to_multiple).to(chosen)
         with join(chosen) as ranks:
+            if ranks.first:
+                claimed.enter_context(claim(_local_checkpoints(out, checkpoint_uri)))
             folder, checkpoints = _checkpoint_place(out, checkpoint_uri, recipe, config.to_dict(), split, ranks)
             history = train(
                 model,
@@ -240,21 +247,28 @@ def _checked_tokenizer(tokens: Path, split: TokenSplit) -> Path:
     return path
 
 
+def _local_checkpoints(out: Path, uri: str) -> Path:
+    """Where this machine keeps the checkpoints: at ``uri``, or beside ``out`` where that is empty or on S3."""
+    if uri and not storage.is_remote(uri):
+        return Path(uri)
+    return out.absolute().parent / f".{out.name}.training"
+
+
 def _checkpoint_place(
     out: Path, uri: str, recipe: Recipe, model: dict[str, Any], split: TokenSplit, ranks: Ranks
 ) -> tuple[Path | None, CheckpointPlace]:
     """The folder to remove at the end, if any, and where checkpoints go. What a killed run left beside ``out`` goes."""
     training = {key: value for key, value in recipe.to_dict()["training"].items() if key not in _BOOKKEEPING}
     identity = {"training": training, "model": model, "tokens": split.digest, "tokenizer": split.tokenizer_digest}
-    beside = out.absolute().parent / f".{out.name}.training"
+    local = _local_checkpoints(out, uri)
     if ranks.first:
         real = Path(os.path.realpath(out))  # a link's target is what is written
         remove_leftovers(real.parent, re.compile(re.escape(real.name)))
     if not uri:
-        return beside, CheckpointPlace(beside, identity)
+        return local, CheckpointPlace(local, identity)
     if not storage.is_remote(uri):
-        return None, CheckpointPlace(Path(uri), identity)
+        return None, CheckpointPlace(local, identity)
     if ranks.first:
-        pull_checkpoint(uri, beside)
+        pull_checkpoint(uri, local)
     saved = partial(push_checkpoint, uri=uri, keep=recipe.training.keep_checkpoints)
-    return beside, CheckpointPlace(beside, identity, saved)
+    return local, CheckpointPlace(local, identity, saved)

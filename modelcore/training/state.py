@@ -18,12 +18,15 @@ the step (see :mod:`modelcore.data.loader`).
 from __future__ import annotations
 
 import base64
+import contextlib
+import fcntl
 import json
 import logging
+import os
 import random
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -102,6 +105,40 @@ def save_checkpoint(
     for old in [other for other in _checkpoints(folder) if other.name <= path.name][keep:]:
         storage.delete_directory(old)
     return path
+
+
+@contextlib.contextmanager
+def claim(folder: Path) -> Iterator[None]:
+    """Keeps other processes out of a run's checkpoints while the block runs.
+
+    The folder itself is locked, so nothing has to be cleaned up after a process that was killed. Where the file system
+    has no locks, a warning says so.
+
+    Args:
+        folder: Where the checkpoints are; made if it is missing, and removed again if it stays empty.
+
+    Raises:
+        InputError: If another process is at it.
+    """
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise InputError(
+            f"another process is training with the checkpoints in {folder}; wait for it or name another place"
+        ) from None
+    except OSError as error:
+        logger.warning("checkpoints=%s cannot be locked: %s", folder, error)
+    try:
+        yield
+    finally:
+        if made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        os.close(descriptor)
 
 
 def remove_checkpoints(folder: Path) -> None:

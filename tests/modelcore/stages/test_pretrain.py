@@ -10,6 +10,7 @@ from modelcore.errors import InputError
 from modelcore.models import load_model
 from modelcore.stages.pretrain import pretrain
 from modelcore.stages.stage import StageSummary
+from modelcore.training.state import claim
 
 RECIPE = """
 model: llama-nano
@@ -161,6 +162,17 @@ def test_checkpoints_are_not_put_where_the_model_would_replace_them(tokens, reci
     with pytest.raises(InputError, match=rf"checkpoint_uri .*{place} lies in .*out, which the model replaces"):
         pretrain(tokens=tokens, out=tmp_path / "out", preset=str(recipe), checkpoint_uri=str(tmp_path / place))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("place", ["", "checkpoints"])
+def test_a_second_process_with_the_same_checkpoints_is_refused(tokens, recipe, tmp_path, place):
+    uri = str(tmp_path / place) if place else ""
+    arguments = {"tokens": tokens, "out": tmp_path / "out", "preset": str(recipe), "checkpoint_uri": uri}
+    with claim(tmp_path / (place or ".out.training")):
+        with pytest.raises(InputError, match="another process is training with the checkpoints in"):
+            pretrain(**arguments)
+    assert not (tmp_path / (place or ".out.training")).exists()
+    pretrain(**arguments)
 
 
 def test_checkpoints_of_another_run_are_refused_by_the_setting_that_differs(tokens, recipe, tmp_path):
