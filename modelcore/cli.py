@@ -285,6 +285,7 @@ def _add_evaluate(commands: Commands) -> None:
             tokens=options.tokens,
             heldout=options.heldout,
             out=options.out,
+            instructions=options.instructions,
             seed=options.seed,
             task_items=options.task_items,
         )
@@ -296,6 +297,9 @@ def _add_evaluate(commands: Commands) -> None:
     parser.add_argument("--tokens", type=Path, required=True, help="folder of token shards")
     parser.add_argument("--heldout", type=Path, required=True, help="the held-out text itself")
     parser.add_argument("--out", type=Path, required=True, help="folder for evaluation.json, samples and tasks")
+    parser.add_argument(
+        "--instructions", default="", help="what the model was tuned on, for the samples' prompts; empty: of the text"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the samples")
     parser.add_argument(
         "--task-items",

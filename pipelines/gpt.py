@@ -126,6 +126,7 @@ def gpt_pipeline(
         export=converted.outputs["export"],
         tokens=tokenized.outputs["tokens"],
         heldout=validated.outputs["heldout_corpus"],
+        instructions=instructions,
         seed=seed,
         task_items=task_items,
     ).set_caching_options(False)

@@ -14,6 +14,7 @@ def evaluate(
     evaluation: dsl.Output[dsl.Artifact],
     metrics: dsl.Output[dsl.Metrics],
     summary: dsl.Output[dsl.Artifact],
+    instructions: str,
     seed: int,
     task_items: int,
 ) -> None:
@@ -27,6 +28,7 @@ def evaluate(
         evaluation: Folder with evaluation.json, the samples and the tasks.
         metrics: The stage's figures.
         summary: What the stage tells about itself (JSON).
+        instructions: The .jsonl file that the model was tuned on, for prompts; empty: prompts of the held-out text.
         seed: Seed of the samples.
         task_items: Most items of each task made from the held-out text; 0 leaves the tasks out.
     """
@@ -38,6 +40,7 @@ def evaluate(
         tokens=tokens.path,
         heldout=heldout.path,
         out=evaluation.path,
+        instructions=instructions,
         seed=seed,
         task_items=task_items,
         summary=summary.path,

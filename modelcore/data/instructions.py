@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,16 @@ from modelcore.tokenizers.chat import Message, check_conversation, encode_conver
 
 logger = logging.getLogger(__name__)
 
+HELDOUT_EVERY = 20
+"""Every so many-th conversation is not learned from, but measured on."""
+
+# From this share on, conversations left out are worth a warning.
+_MANY_DROPPED = 0.01
+
 _FORMS = '{"prompt": "…", "response": "…"} or {"messages": [{"role": "user", "content": "…"}, …]}'
+
+
+_Conversation = TypeVar("_Conversation")
 
 
 @dataclass(frozen=True)
@@ -80,8 +89,48 @@ def load_instructions(path: Path | str, tokenizer: Tokenizer, max_tokens: int) -
             f"{shortest}); give shorter ones or a model with a longer context"
         )
     if dropped:
-        logger.warning("instructions=%s dropped=%d of=%d longer_than=%d", path, dropped, len(examples), max_tokens)
+        level = logging.WARNING if dropped >= _MANY_DROPPED * len(examples) else logging.INFO
+        logger.log(level, "instructions=%s dropped=%d of=%d longer_than=%d", path, dropped, len(examples), max_tokens)
     return Instructions(fitting, dropped, file_digest(path))
+
+
+def split_conversations(fitting: Sequence[_Conversation]) -> tuple[list[_Conversation], list[_Conversation]]:
+    """Those to learn from, and every :data:`HELDOUT_EVERY`-th (of fewer, the last one) to measure on.
+
+    Args:
+        fitting: The conversations that the model can read, in the order of their file.
+
+    Raises:
+        InputError: If there are fewer than two.
+    """
+    if len(fitting) < 2:
+        raise InputError(
+            f"the instructions hold {len(fitting)} conversation that fits the model; at least 2 are needed"
+        )
+    heldout = set(range(HELDOUT_EVERY - 1, len(fitting), HELDOUT_EVERY)) or {len(fitting) - 1}
+    return (
+        [conversation for i, conversation in enumerate(fitting) if i not in heldout],
+        [conversation for i, conversation in enumerate(fitting) if i in heldout],
+    )
+
+
+def heldout_conversations(path: Path, tokenizer: Tokenizer, max_tokens: int) -> list[list[Message]]:
+    """What was said in the conversations of a file that a model tuned on it did not learn from.
+
+    Args:
+        path: The file, as :func:`load_instructions` reads it.
+        tokenizer: The model's.
+        max_tokens: The model's context, by which tuning chose what it could read.
+
+    Raises:
+        InputError: As :func:`read_instructions` and :func:`split_conversations`.
+    """
+    fitting = [
+        messages
+        for messages in read_instructions(path)
+        if len(encode_conversation(tokenizer, messages).ids) <= max_tokens
+    ]
+    return split_conversations(fitting)[1]
 
 
 def encode_example(tokenizer: Tokenizer, messages: Sequence[Message]) -> Example:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from modelcore.evaluation.samples import PROMPTS, Sample
+from modelcore.evaluation.samples import Sample
 
 if TYPE_CHECKING:
     from modelcore.stages.stage import StageSummary
@@ -146,7 +146,7 @@ class RunFacts:
     def commands(self) -> list[Command]:
         """How to go on."""
         model = f"{self.run_folder}/export" if self.run_folder else "EXPORT"
-        prompt = self.samples[0].prompt if self.samples else PROMPTS[0]
+        prompt = self.samples[0].prompt if self.samples else "YOUR TEXT"
         talk = f".venv/bin/modelcore generate --model {shlex.quote(model)} --chat --prompt {shlex.quote(prompt)}"
         return [
             Command("make mlflow-ui", "compare this run with others, in the browser"),

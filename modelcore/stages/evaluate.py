@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
 from modelcore.atomic import atomic_directory, write_json, write_text
+from modelcore.data.instructions import heldout_conversations
 from modelcore.data.shards import TokenSplit, open_split
 from modelcore.data.sources import read_texts
 from modelcore.errors import InputError
 from modelcore.evaluation.compressors import OPTIONS, compressed_bits_per_byte
 from modelcore.evaluation.perplexity import evaluate_split
-from modelcore.evaluation.samples import as_markdown, draw_samples
+from modelcore.evaluation.samples import as_markdown, draw_samples, prompts_of_conversations, prompts_of_texts
 from modelcore.evaluation.tasks import ITEMS, run_tasks, write_tasks
 from modelcore.inference import TextGenerator
 from modelcore.stages.outputs import Output
 from modelcore.stages.stage import Scalar, Stage, StageSummary
+from modelcore.storage import localize
 
 FILE = "evaluation.json"
 SAMPLES_FILE = "samples.md"
@@ -32,6 +35,7 @@ def evaluate(
     tokens: Path | str,
     heldout: Path | str,
     out: Path | str,
+    instructions: Path | str = "",
     seed: int = 0,
     task_items: int = ITEMS,
     summary: Path | str | None = None,
@@ -44,6 +48,8 @@ def evaluate(
         tokens: Token folder whose held-out split is predicted.
         heldout: The text of that split, for the compressors and for the digest.
         out: Folder to write ``evaluation.json``, ``samples.md`` and ``tasks/`` to; replaced in one step.
+        instructions: The conversations that the model was tuned on, a .jsonl file at a path or s3:// address. The
+            samples' prompts are taken from those that it did not learn from. "": from the held-out text.
         seed: Of the samples.
         task_items: Most items of each task made from the held-out text; 0 leaves the tasks, and with them lm-eval, out.
         summary: JSON file for the stage's summary, or None.
@@ -61,12 +67,14 @@ def evaluate(
         InputError: If an input is missing or damaged, or text, tokens and models do not belong together.
     """
     checkpoint, export, tokens, heldout, out = map(Path, (checkpoint, export, tokens, heldout, out))
-    parameters: dict[str, Scalar] = {"seed": seed, "task_items": task_items}
+    instructions = str(instructions)
+    parameters: dict[str, Scalar] = {"instructions": instructions, "seed": seed, "task_items": task_items}
     with Stage("evaluate", parameters, outputs={out: EVALUATION}, summary=summary) as stage:
         before, after = TextGenerator.load(checkpoint), TextGenerator.load(export)
         models = {"pretrained_": before, "": after}  # by the prefix of their results
         for model in models.values():
             split = open_split(tokens, "heldout", model.tokenizer.digest)
+        prompts = _prompts(instructions, heldout, before)
         digest, n_bytes = _digest(read_texts(heldout))
         if n_bytes != split.n_bytes:
             raise InputError(
@@ -86,7 +94,7 @@ def evaluate(
             stage.results.update({f"{name}_items": items for name, items in asked.items()})
             _compress(stage, heldout)
             stage.results.update(heldout_bytes=n_bytes, heldout_tokens=split.n_tokens, heldout_digest=digest)
-            samples = draw_samples(before, after, seed=seed)
+            samples = draw_samples(before, after, prompts, seed=seed)
             stage.results["samples"] = [dataclasses.asdict(sample) for sample in samples]
             write_json(fresh / FILE, stage.results)
             write_text(fresh / SAMPLES_FILE, as_markdown(samples))
@@ -100,6 +108,16 @@ def evaluate(
                 "reliability.png",
             )
     return stage.summary
+
+
+def _prompts(instructions: str, heldout: Path, pretrained: TextGenerator) -> list[str]:
+    """What the models are asked: in the language and manner of what they were tuned on."""
+    if not instructions:
+        return prompts_of_texts(read_texts(heldout))
+    with tempfile.TemporaryDirectory() as scratch:
+        file = localize(instructions, Path(scratch) / "instructions")
+        context = pretrained.model.config.context_length
+        return prompts_of_conversations(heldout_conversations(file, pretrained.tokenizer, context))
 
 
 def _measure(stage: Stage, prefix: str, model: TextGenerator, split: TokenSplit) -> None:

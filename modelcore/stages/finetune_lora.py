@@ -12,8 +12,7 @@ from modelcore.adapters import LoRAConfig, add_lora, lora_parameters, save_adapt
 from modelcore.adapters.peft_format import BASE_FILE, CONFIG_FILE, WEIGHTS_FILE
 from modelcore.adapters.replies import ReplyBatches, reply_loss
 from modelcore.atomic import atomic_directory
-from modelcore.data.instructions import Example, load_instructions
-from modelcore.errors import InputError
+from modelcore.data.instructions import Example, load_instructions, split_conversations
 from modelcore.gptx import GPT
 from modelcore.inference import SamplingConfig, generate
 from modelcore.models import load_model, tokenizer_path
@@ -31,9 +30,6 @@ DEFAULT_DROPOUT = 0.0
 DEFAULT_STEPS = 120
 DEFAULT_BATCH_SIZE = 16
 DEFAULT_LEARNING_RATE = 2e-3
-
-HELDOUT_EVERY = 20
-"""Every so many-th conversation is not learned from, but measured on."""
 
 WARMUP_FRACTION = 0.1
 LOG_EVERY = 5
@@ -143,7 +139,7 @@ def finetune_lora(
         tokenizer.check_model(model.config.vocab_size)
         with tempfile.TemporaryDirectory() as scratch:
             given = load_instructions(localize(instructions, Path(scratch) / "instructions"), tokenizer, context)
-        learned, heldout = split_examples(given.examples)
+        learned, heldout = split_conversations(given.examples)
         stage.run.log_dataset(
             name="instructions", source=instructions, digest=given.digest, rows=len(given.examples), context="tuning"
         )
@@ -185,23 +181,6 @@ def finetune_lora(
 
             stage.run.log_figure(charts.loss_curve(stage.series["loss_curve"]), "loss_curve.png")
     return stage.summary
-
-
-def split_examples(examples: list[Example]) -> tuple[list[Example], list[Example]]:
-    """The examples to learn from, and every :data:`HELDOUT_EVERY`-th (of fewer, the last one) to measure on.
-
-    Raises:
-        InputError: If there are fewer than two.
-    """
-    if len(examples) < 2:
-        raise InputError(
-            f"the instructions hold {len(examples)} conversation that fits the model; at least 2 are needed"
-        )
-    heldout = set(range(HELDOUT_EVERY - 1, len(examples), HELDOUT_EVERY)) or {len(examples) - 1}
-    return (
-        [example for i, example in enumerate(examples) if i not in heldout],
-        [example for i, example in enumerate(examples) if i in heldout],
-    )
 
 
 def reply_bytes_per_token(examples: list[Example], tokenizer: Tokenizer) -> float:

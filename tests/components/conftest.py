@@ -100,7 +100,8 @@ def arguments(sample):
     }
     parameters = {name: dict(values) for name, values in PARAMETERS.items()}
     parameters["validate_data"]["corpus"] = str(sample / "corpus")
-    parameters["finetune_lora"]["instructions"] = str(sample / "pairs.jsonl")
+    for name in ("finetune_lora", "evaluate"):
+        parameters[name]["instructions"] = str(sample / "pairs.jsonl")
     return edges, parameters
 
 

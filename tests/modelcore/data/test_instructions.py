@@ -85,6 +85,14 @@ def test_pairs_that_do_not_fit_are_left_out_and_counted(tokenizer, write, caplog
         loaded = load_instructions(path, tokenizer, max_tokens=64)
     assert (len(loaded.examples), loaded.dropped) == (2, 1)
     assert "dropped=1 of=3" in caplog.text
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+def test_a_few_of_very_many_left_out_are_no_warning(tokenizer, write, caplog):
+    path = write(pair(response="so " * 200), *[pair()] * 100)
+    with caplog.at_level(logging.INFO, "modelcore"):
+        assert load_instructions(path, tokenizer, max_tokens=64).dropped == 1
+    assert [record.levelname for record in caplog.records if "dropped=1 of=101" in record.message] == ["INFO"]
 
 
 def test_an_example_of_exactly_the_length_fits(tokenizer, write):

@@ -89,6 +89,27 @@ def test_samples_of_both_models_are_in_the_results(done):
     assert any(sample["before"] != sample["after"] for sample in samples)
 
 
+def test_without_instructions_the_prompts_are_sentences_of_the_heldout_text(done):
+    text = " ".join("".join(HELDOUT).split())
+    assert all(sample["prompt"] in text for sample in done[0].results["samples"])
+
+
+def test_the_prompts_are_of_the_conversations_that_tuning_did_not_learn_from(inputs, tmp_path):
+    """Those that tuning leaves out for their length do not count, as they do not there."""
+    lines = [{"prompt": f"letter {i}?", "response": "the garden " * (100 if i == 3 else 1)} for i in range(45)]
+    file = tmp_path / "pairs.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    summary = evaluate(**inputs, out=tmp_path / "evaluation", instructions=file, task_items=0)
+    assert [sample["prompt"] for sample in summary.results["samples"]] == ["letter 20?", "letter 40?"]
+    assert summary.parameters["instructions"] == str(file)
+
+
+def test_instructions_that_are_missing_are_named_before_the_work(inputs, tmp_path):
+    with pytest.raises(InputError, match=r"nowhere.jsonl does not exist"):
+        evaluate(**inputs, out=tmp_path / "evaluation", instructions="nowhere.jsonl")
+    assert not (tmp_path / "evaluation").exists()
+
+
 def test_the_files_hold_the_results(done):
     summary, out = done
     assert json.loads((out / "evaluation.json").read_text(encoding="utf-8")) == summary.results

@@ -8,12 +8,12 @@ from safetensors.torch import load_file
 
 from modelcore.adapters import load_adapter, merge
 from modelcore.adapters.replies import ReplyBatches, pad, reply_loss
-from modelcore.data.instructions import load_instructions
+from modelcore.data.instructions import load_instructions, split_conversations
 from modelcore.errors import InputError
 from modelcore.gptx import GPT, GPTConfig
 from modelcore.inference import SamplingConfig, generate
 from modelcore.models import load_model, save_model
-from modelcore.stages.finetune_lora import finetune_lora, split_examples
+from modelcore.stages.finetune_lora import finetune_lora
 from modelcore.tokenizers import Tokenizer
 from modelcore.tokenizers.chat import format_prompt
 from modelcore.tokenizers.training import train_sentencepiece
@@ -128,7 +128,7 @@ def test_tuned_on_a_quantized_base_the_full_model_answers_as_well(checkpoint, tu
     before, after = (summary.results[f"heldout_reply_loss_{when}"] for when in ("before", "after"))
     assert after < 0.5 * before
     tokenizer = Tokenizer.load(checkpoint)
-    _, heldout = split_examples(load_instructions(tuned[0] / "pairs.jsonl", tokenizer, 64).examples)
+    _, heldout = split_conversations(load_instructions(tuned[0] / "pairs.jsonl", tokenizer, 64).examples)
     model = load_adapter(tmp_path / "adapter", load_model(checkpoint), base=checkpoint)
     unmerged = reply_loss(model, heldout, 8, tokenizer.pad_id)
     assert unmerged < 0.5 * before
@@ -212,7 +212,7 @@ def test_padding_changes_no_loss(checkpoint, tmp_path):
 
 
 def test_few_pairs_keep_one_to_measure_on(checkpoint, tmp_path):
-    learned, heldout = split_examples(examples_of(checkpoint, PAIRS[:3], tmp_path))
+    learned, heldout = split_conversations(examples_of(checkpoint, PAIRS[:3], tmp_path))
     assert (len(learned), len(heldout)) == (2, 1)
 
 
