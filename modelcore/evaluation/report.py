@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import html
+import posixpath
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from modelcore.evaluation.calibration import N_BINS
-from modelcore.evaluation.run_facts import RunFacts, duration, number
+from modelcore.evaluation.run_facts import PLACES, RunFacts, duration, number
 
 if TYPE_CHECKING:
     from modelcore.stages.stage import StageSummary
@@ -196,9 +197,9 @@ def _tasks(facts: RunFacts) -> str:
         '<div class="wide"><table>\n<thead><tr><th>Task</th><th class="number">Tuned model</th>'
         '<th class="number">Before tuning</th><th class="number">Items</th></tr></thead>\n'
         f"<tbody>\n{rows}\n</tbody>\n</table></div>",
-        '<p class="soft">Share of items that were right, with its standard error. The items are made from the held-out '
-        "text and put by lm-eval. Last word: the word that ends a passage, one that the passage holds before. "
-        "Multiple choice: which of four continuations follows a passage.</p>",
+        '<p class="soft">Share of items that were right, with its standard error (none where no item or every one was '
+        "right: it cannot be estimated then). The items are made from the held-out text and put by lm-eval. "
+        f"{_text(' '.join(f'{task.title.capitalize()}: {task.asked}.' for task in facts.tasks))}</p>",
     )
 
 
@@ -235,8 +236,8 @@ def _training(facts: RunFacts) -> str:
         told,
         _figure(
             loss,
-            "Pretraining. The held-out figure along the way is of a part of the text, and without context "
-            "at the start of each window; so it lies above the final one.",
+            "Pretraining. The held-out figure along the way is of a part of the text, and without context at the "
+            "start of each window; the final one is of all of it, with context, so the two are not the same figure.",
         ),
         _figure(rate, "The learning rate's schedule, and the norm of the gradient before clipping."),
     )
@@ -281,12 +282,16 @@ def _stages(facts: RunFacts) -> str:
         '<th class="number">Peak memory</th><th>From the cache</th></tr></thead>\n'
         f'<tbody>\n{rows}\n</tbody>\n<tfoot><tr><th>All</th><td class="number">{duration(facts.seconds)}</td>'
         f'<td class="number">{facts.peak_memory_mib:,.0f} MiB</td><td></td></tr></tfoot>\n</table></div>',
+        '<p class="soft">The stages\' own times and their sum. A whole run takes longer: each stage is a process that '
+        "has to start, and the report comes after these.</p>",
     )
 
 
 def _onward(facts: RunFacts) -> str:
     places = "\n".join(
-        f"<tr><td><code>{_text(path)}</code></td><td>{_text(what)}</td></tr>" for path, what in facts.places
+        f'<tr><td><a href="{_text(posixpath.relpath(path, "report"))}"><code>{_text(shown)}</code></a></td>'
+        f"<td>{_text(what)}</td></tr>"
+        for (path, _), (shown, what) in zip(PLACES, facts.places, strict=False)
     )
     table = f'<div class="wide"><table>\n<tbody>\n{places}\n</tbody>\n</table></div>' if places else ""
     commands = "\n".join(
@@ -323,15 +328,16 @@ def render_table(stages: Sequence[StageSummary], *, run_folder: str = "", total_
     Args:
         stages: The stages' summaries, in the order in which they ran.
         run_folder: Folder in which the run's outputs are collected; empty where there is none.
-        total_seconds: Wall time of the whole run; by default the sum of the stages'.
+        total_seconds: Wall time of the whole run, the start of each stage included; None: not shown.
     """
     facts = RunFacts(stages, run_folder)
     lines = [f"{'stage':<22}{'time':>14}{'peak memory':>16}"]
     for stage in facts.stages:
         cached = "   from the cache" if stage.cached else ""
         lines.append(f"{stage.stage:<22}{duration(stage.seconds):>14}{f'{stage.peak_memory_mib:,.0f} MiB':>16}{cached}")
-    total = facts.seconds if total_seconds is None else total_seconds
-    lines.append(f"{'whole run':<22}{duration(total):>14}{f'{facts.peak_memory_mib:,.0f} MiB':>16}")
+    lines.append(f"{'all stages':<22}{duration(facts.seconds):>14}{f'{facts.peak_memory_mib:,.0f} MiB':>16}")
+    if total_seconds is not None:
+        lines.append(f"{'whole run':<22}{duration(total_seconds):>14}   with the start of each stage")
     if facts.scores:
         lines += ["", "held-out text, bits per byte (lower is better)"]
         lines += [f"  {name:<20}{bits:>8.3f}" for name, bits, _ in facts.scores]

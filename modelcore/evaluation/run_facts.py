@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 PLACES = (
     ("report/index.html", "this report, as one page"),
-    ("report/data_docs/", "what was found in the text"),
+    ("report/data_docs/summary.html", "what was found in the text"),
+    ("report/data_docs/index.html", "as Great Expectations' Data Docs (scripts from a CDN)"),
     ("tokenizer/", "the tokenizer"),
     ("tokens/", "the text as token shards"),
     ("checkpoint/", "the pretrained model"),
@@ -30,8 +31,12 @@ PLACES = (
 """What lies where in a run's folder."""
 
 
-TASKS = (("last_word", "last word", ""), ("multiple_choice", "multiple choice", "25% by chance"))
-"""The tasks by the names of their results, what they are called, and what guessing reaches where it reaches much."""
+TASKS = (
+    ("last_word", "last word", "", "the word that ends a passage, one that the passage holds before"),
+    ("multiple_choice", "multiple choice", "25% by chance", "which of four continuations follows a passage"),
+)
+"""The tasks by the names of their results, what they are called, what guessing reaches where it reaches much, and what
+is asked."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,7 @@ class TaskFacts:
 
     title: str
     chance: str
+    asked: str
     items: int
     tuned: str
     pretrained: str
@@ -82,7 +88,7 @@ class RunFacts:
 
     @property
     def seconds(self) -> float:
-        """Time of all stages together."""
+        """Sum of the stages' own times; a run also takes the time to start each of them."""
         return sum(summary.seconds for summary in self.stages)
 
     @property
@@ -103,19 +109,24 @@ class RunFacts:
     def tasks(self) -> list[TaskFacts]:
         """How the models did in the tasks made from the held-out text."""
         tasks = []
-        for name, title, chance in TASKS:
+        for name, title, chance, asked in TASKS:
             items, tuned, pretrained = (
                 self.result("evaluate", f"{name}_items"),
                 *(self._share(f"{prefix}{name}") for prefix in ("", "pretrained_")),
             )
             if items is not None and tuned and pretrained:
-                tasks.append(TaskFacts(title, chance, items, tuned, pretrained))
+                tasks.append(TaskFacts(title, chance, asked, items, tuned, pretrained))
         return tasks
 
     def _share(self, name: str) -> str | None:
-        """What a model had right of a task, for people: ``31.5% ± 3.3%``; None if it was not asked."""
+        """What a model had right of a task, for people: ``31.5% ± 3.3%``; None if it was not asked.
+
+        Where none or all are right, the estimate of the error is zero, which says nothing; it is left out.
+        """
         share, error = (self.result("evaluate", f"{name}_{figure}") for figure in ("accuracy", "standard_error"))
-        return None if share is None or error is None else f"{share:.1%} ± {error:.1%}"
+        if share is None or error is None:
+            return None
+        return f"{share:.1%} ± {error:.1%}" if 0 < share < 1 else f"{share:.0%}"
 
     @property
     def samples(self) -> list[Sample]:
@@ -139,7 +150,7 @@ class RunFacts:
 
     @property
     def places(self) -> list[tuple[str, str]]:
-        """Paths of a run's outputs and what each is."""
+        """Paths of a run's outputs, as from the working directory, and what each is."""
         return [(f"{self.run_folder}/{path}", what) for path, what in PLACES] if self.run_folder else []
 
     @property

@@ -19,7 +19,7 @@ MAX_CHARACTERS = 100
 _MIN_CHARACTERS = 10  # what is shorter is a heading's number, a "Yes." or a "Mr."
 _OPENING = 20_000  # characters of a document that are searched for its opening sentences
 _QUESTION_MARKS = ("?", "？", "؟")
-_SENTENCE = re.compile(r"[.!?…؟。！？]$")  # a title is none
+_SENTENCE = re.compile(r"(?:[^\W\d_]{3}[.!?…؟]|[。！？])$")  # a title is none, and "Mr." ends none
 _SENTENCE_END = re.compile(r"(?<=[.!?…؟])\s+|(?<=[。！？])\s*|\n\s*\n")
 
 

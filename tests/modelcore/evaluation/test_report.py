@@ -9,6 +9,15 @@ from modelcore.evaluation.report import WIDTH, render_report, render_table
 from modelcore.evaluation.run_facts import duration, number
 from modelcore.stages.stage import StageSummary
 
+# The page's own links, from report/ where it lies.
+RELATIVE = {
+    "index.html",
+    "data_docs/summary.html",
+    "data_docs/index.html",
+    "evaluation",
+    *(f"../{name}" for name in ("tokenizer", "tokens", "checkpoint", "adapter", "export", "data/quarantine")),
+}
+
 EVIL = '<script>alert(1)</script> & "quoted" <img src=x onerror=alert(2)>'
 
 
@@ -132,7 +141,7 @@ def test_the_page_is_well_formed_and_loads_nothing(page):
     for name, value in page.attributes:
         assert not name.startswith("on")
         if name in ("src", "href", "xlink:href", "data", "action"):
-            assert value.startswith("#")
+            assert value.startswith("#") or (name == "href" and value in RELATIVE)
     assert "url(http" not in page.text
     assert "@import" not in page.text
 
@@ -170,6 +179,22 @@ def test_the_page_has_figures_pictures_samples_gate_places_and_commands(page):
         "llama-nano",
     ):
         assert expected in page.text
+
+
+def test_the_outputs_are_links_from_where_the_page_lies(page):
+    assert {value for name, value in page.attributes if name == "href" and not value.startswith("#")} == RELATIVE
+
+
+def test_none_or_all_right_has_no_error_and_only_tasks_that_were_put_are_explained():
+    stage = next(summary for summary in summaries() if summary.stage == "evaluate")
+    stage.results |= {"last_word_accuracy": 0.0, "last_word_standard_error": 0.0}
+    stage.results |= {"pretrained_last_word_accuracy": 1.0, "pretrained_last_word_standard_error": 0.0}
+    del stage.results["multiple_choice_items"]
+    told = re.sub(r"\s+", " ", Page(render_report([stage])).text)
+    assert "last word0%100%200" in told
+    assert "± 0.0%" not in told
+    assert "Last word: the word that ends a passage" in told
+    assert "ultiple choice" not in told
 
 
 def test_ids_are_unique_on_the_page(page):
@@ -220,7 +245,9 @@ def test_the_table_has_the_same_content_in_a_hundred_columns():
     for expected in (
         "validate_data                  9.4 s         402 MiB   from the cache",
         "pretrain                  2 min 03 s         640 MiB",
-        "whole run                 3 min 54 s         712 MiB",
+        "all stages                3 min 38 s         712 MiB",
+        "whole run                 3 min 54 s   with the start of each stage",
+        "runs/monday/report/data_docs/summary.html",
         "tuned model            1.987",
         "bzip2 -9               2.101",
         "tasks from that text, right                    tuned      pretrained",
