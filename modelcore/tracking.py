@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DEFAULT_EXPERIMENT = "aic-ai-poc-gpt"
+INTERRUPTED = "interrupted"  # the failure of a run that somebody stopped
 
 
 class Run:
@@ -70,7 +71,7 @@ class Run:
         """
 
     def end(self, failure: str | None = None) -> None:
-        """Ends the run: finished, or failed with a reason."""
+        """Ends the run: finished, failed with a reason, or killed where the reason is :data:`INTERRUPTED`."""
 
 
 class MLflowRun(Run):
@@ -151,7 +152,8 @@ class MLflowRun(Run):
         if failure is not None:
             self._client.set_tag(self.run_id, "failure", failure[:5000])
         if self._owned:
-            self._client.set_terminated(self.run_id, "FAILED" if failure is not None else "FINISHED")
+            statuses = {None: "FINISHED", INTERRUPTED: "KILLED"}
+            self._client.set_terminated(self.run_id, statuses.get(failure, "FAILED"))
 
 
 def start_stage(name: str) -> Run:
@@ -194,7 +196,7 @@ def _create_pipeline_run(pipeline_run_id: str) -> str:
 def start_pipeline(pipeline_run_id: str, parameters: Mapping[str, Any]) -> Run:
     """The run of the whole pipeline, for the one process that drives it, begun or taken up again.
 
-    Stages that an earlier driver left running when it died are marked killed. A pipeline that goes on with other
+    What an earlier driver left running when it died is marked killed. A pipeline that goes on with other
     parameters is tracked by a new run, for MLflow's parameters are never changed.
 
     Args:
@@ -214,9 +216,11 @@ def start_pipeline(pipeline_run_id: str, parameters: Mapping[str, Any]) -> Run:
         left = f"tags.`mlflow.parentRunId` = '{run_id}' and attributes.status = 'RUNNING'"
         for stage in client.search_runs([_experiment_id()], left):
             client.set_terminated(stage.info.run_id, "KILLED")
-        found = client.get_run(run_id).data
+        before = client.get_run(run_id)
+        found = before.data
         if found.params and found.params != {key: str(value) for key, value in parameters.items()}:
-            client.set_terminated(run_id, "KILLED")
+            if before.info.status == "RUNNING":  # its driver died; one that has ended stays as it ended
+                client.set_terminated(run_id, "KILLED")
             run_id = _create_pipeline_run(pipeline_run_id)
         elif "failure" in found.tags:
             client.delete_tag(run_id, "failure")

@@ -158,11 +158,11 @@ class Stage:
             explained = tracking.fault_of(error)
             if disk_is_full(error):
                 explained = f"no space left on the disk ({first_line(error)}); free some and run again"
-        reason = explained or str(error)
+        failure = f"{type(error).__name__}: {explained or error}"
         if isinstance(error, KeyboardInterrupt):
-            reason = "interrupted"
+            failure = tracking.INTERRUPTED
         try:
-            self.run.end(failure=f"{type(error).__name__}: {reason}")
+            self.run.end(failure=failure)
         except Exception as untracked:  # for example because the disk is full; what failed first is what counts
             logger.warning("the run's failure could not be tracked: %s", first_line(untracked))
         logger.error("stage=%s status=failed", self.summary.stage)  # why is said once, by who catches the error

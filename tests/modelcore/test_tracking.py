@@ -142,9 +142,15 @@ def test_system_metrics_are_sampled_while_the_stage_runs(mlflow_client, monkeypa
 def test_a_pipeline_that_goes_on_with_other_parameters_is_tracked_anew(mlflow_client, monkeypatch):
     """MLflow never changes a parameter: in the old run the old value would stand beside the new figures."""
     for rank in (8, 8, 4):
-        tracking.start_pipeline("night", {"lora_rank": rank}).end(failure="stopped")
+        tracking.start_pipeline("night", {"lora_rank": rank}).end(failure="no space left")
+    dead = tracking.start_pipeline("night", {"lora_rank": 2})
+    tracking.start_pipeline("night", {"lora_rank": 1}).end(failure=tracking.INTERRUPTED)
+    dead._monitor.finish()
     runs = runs_of(mlflow_client, monkeypatch)
-    assert [(run.data.params["lora_rank"], run.info.status) for run in runs] == [("8", "KILLED"), ("4", "FAILED")]
+    ended = {run.data.params["lora_rank"]: (run.info.status, run.data.tags.get("failure")) for run in runs}
+    failed, killed = ("FAILED", "no space left"), ("KILLED", None)
+    assert ended == {"8": failed, "4": failed, "2": killed, "1": ("KILLED", "interrupted")}
+    assert len(runs) == 4
     assert tracking.find_or_create_pipeline_run("night") == runs[-1].info.run_id
 
 

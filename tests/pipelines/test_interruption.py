@@ -90,4 +90,4 @@ def test_the_tracked_run_is_marked_interrupted(driver, tmp_path, mlflow_store):
     client = mlflow.MlflowClient(mlflow_store[0])
     experiment = client.get_experiment_by_name(tmp_path.name)
     (run,) = client.search_runs([experiment.experiment_id])
-    assert (run.info.status, run.data.tags["failure"]) == ("FAILED", "interrupted")
+    assert (run.info.status, run.data.tags["failure"]) == ("KILLED", "interrupted")
