@@ -10,7 +10,6 @@ import argparse
 import contextlib
 import datetime
 import os
-import shlex
 import shutil
 import sys
 import textwrap
@@ -24,7 +23,8 @@ from modelcore.atomic import disk_is_full, write_json
 from modelcore.errors import InputError, first_line
 from modelcore.interrupts import Interrupts
 from modelcore.stages.stage import StageSummary
-from pipelines import run_folder
+from pipelines import inputs, run_folder
+from pipelines.make_line import make_line
 from pipelines.stage_log import StageLog
 from pipelines.stage_processes import end_stages
 
@@ -38,13 +38,16 @@ class LocalRun:
         runs: Folder of all runs.
         name: The run's name; a run that stopped half-way is taken up again under its own name.
         parameters: Every parameter of the pipeline by name, but ``run_folder``.
+        defaults: The pipeline's own values of them.
 
     Raises:
-        InputError: If a finished run of that name exists, or something else stands in the way.
+        InputError: If a finished run of that name exists, something else stands in the way, or an input is missing.
     """
 
-    def __init__(self, runs: Path, name: str, parameters: dict[str, Any]) -> None:
+    def __init__(self, runs: Path, name: str, parameters: dict[str, Any], defaults: dict[str, Any]) -> None:
         run_folder.check(runs, name)
+        inputs.check(parameters)
+        self.given, self.defaults = parameters, defaults
         self.runs, self.name, self.folder = runs, name, runs / name
         self.work = self.folder / run_folder.WORK
         self.parameters = parameters | {"run_folder": _shown(self.folder)}
@@ -75,9 +78,11 @@ class LocalRun:
                 sys.stderr.write(
                     f"run {self.name}: outputs under {_shown(self.folder)}, log in {_shown(Path(file.name))}\n"
                 )
+                if note := inputs.sample_conversations(self.given, self.defaults):
+                    sys.stderr.write(f"note: {note}\n")
                 if failure := self._execute(pipeline, StageLog(file, sys.stderr)):
                     tracked.end(failure=failure)
-                    sys.stderr.write(f"error: {failure}\n{self.onward()}\n")
+                    sys.stderr.write(f"error: {failure}\n{self.mended()}\n")
                     return 1
                 summaries = run_folder.collect(self.root, self.folder)
                 seconds = time.time() - started
@@ -87,7 +92,7 @@ class LocalRun:
             except BaseException as error:
                 end_stages(self.root)
                 with contextlib.suppress(Exception):  # what went wrong first is what counts
-                    tracked.end(failure="interrupted" if isinstance(error, KeyboardInterrupt) else str(error))
+                    tracked.end(failure=tracking.INTERRUPTED if isinstance(error, KeyboardInterrupt) else str(error))
                 raise
             interrupts.ignore()
             write_json(
@@ -111,11 +116,17 @@ class LocalRun:
         return self.work / "kfp"
 
     def onward(self) -> str:
-        """What to do after the run has stopped, in one line."""
-        command = f"make pipeline NAME={self.name}"
-        if self.runs != Path(DEFAULT_RUNS).absolute():
-            command += f" RUNS={shlex.quote(_shown(self.runs))}"
-        return f"What was done is kept; go on with: {command} (same parameters)"
+        """What to do after the run was interrupted, in one line."""
+        return f"What was done is kept; go on with: {make_line(self.name, self._own_runs, self.given, self.defaults)}"
+
+    def mended(self) -> str:
+        """What to do after a stage has failed, in one line; the same command would fail again."""
+        where = make_line(self.name, self._own_runs, {}, {}).removeprefix("make pipeline ")
+        return f"What was done is kept; correct what is wrong and start again with the same {where}"
+
+    @property
+    def _own_runs(self) -> str | None:
+        return None if self.runs == Path(DEFAULT_RUNS).absolute() else _shown(self.runs)
 
     def _execute(self, pipeline: Any, log: StageLog) -> str | None:
         """Runs the pipeline with KFP's local runner; returns why it failed, or None."""
@@ -147,9 +158,10 @@ def main(arguments: list[str] | None = None) -> int:
     interrupts = Interrupts(last_words=end_at_once)
     try:
         pipeline = _load_pipeline()
-        options = vars(_parser(pipeline).parse_args(arguments))
+        parser = _parser(pipeline)
+        options, defaults = vars(parser.parse_args(arguments)), vars(parser.parse_args([]))
         runs, name = Path(options.pop("runs")).absolute(), options.pop("name") or _new_name()
-        run = LocalRun(runs, name, options)
+        run = LocalRun(runs, name, options, defaults)
         return run.run(pipeline, interrupts)
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")

@@ -26,7 +26,15 @@ def driver(tmp_path, mlflow_store, monkeypatch):
         def parse_args(self, arguments):
             from argparse import Namespace
 
-            return Namespace(runs=str(tmp_path / "runs"), name="night")
+            given = {"corpus": str(tmp_path), "steps": 7} if arguments is None else {"corpus": "sample", "steps": 0}
+            return Namespace(
+                runs=str(tmp_path / "runs"),
+                name="night",
+                heldout="",
+                instructions=__file__,
+                preset="llama-nano",
+                **given,
+            )
 
     def run(place=None, number=signal.SIGINT):
         with pytest.MonkeyPatch.context() as patch:
@@ -39,7 +47,7 @@ def driver(tmp_path, mlflow_store, monkeypatch):
                     return original(*arguments, **named)
 
                 patch.setattr(where, name, stopped)
-            return local.main([])
+            return local.main()
 
     before = dict(os.environ)
     yield run
@@ -64,10 +72,10 @@ def test_it_ends_with_one_line_and_the_signals_status_and_goes_on_later(
 ):
     assert driver(place, number) == status
     out, err = capsys.readouterr()
-    (line,) = [line for line in err.splitlines() if not line.startswith("run night: outputs under ")]
+    (line,) = [line for line in err.splitlines() if not line.startswith(("run night: outputs under ", "note: "))]
     assert line.startswith("interrupted")
     begun = (tmp_path / "runs" / "night").exists()
-    assert (f"go on with: make pipeline NAME=night RUNS={tmp_path / 'runs'}" in line) == begun
+    assert (f"go on with: make pipeline NAME=night RUNS={tmp_path / 'runs'} CORPUS={tmp_path} STEPS=7" in line) == begun
     assert "table" not in out
     assert driver() == 0
     assert "table" in capsys.readouterr().out

@@ -210,7 +210,9 @@ def test_a_run_stopped_again_and_again_goes_on_under_its_name(tmp_path, sample):
     out, err = stopped.communicate(timeout=600)
     assert (stopped.returncode in (130, 143), out) == (True, "")  # whichever of the two came first
     last = err.splitlines()[-1]
-    assert last.startswith("interrupted. What was done is kept; go on with: make pipeline NAME=night")
+    assert last.startswith("interrupted. What was done is kept; go on with: make pipeline NAME=night ")
+    assert " STEPS=60 " in last
+    assert 'ARGS="--batch-size=4 ' in last
     assert [text for text in err.splitlines() if not re.match(r"\d{4}-\d\d-\d\dT", text)] == [last]
     assert processes_of(tmp_path) == []
 
@@ -225,9 +227,10 @@ def test_a_run_stopped_again_and_again_goes_on_under_its_name(tmp_path, sample):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--corpus", "/no/such/text"], r"stage validate_data failed: .*/no/such/text"),
-        (["--preset", "no-such-preset"], r"stage pretrain failed: .*no-such-preset.*llama-nano"),
-        (["--vocab-size", "100000"], r"stage train_tokenizer failed: .*100000"),
+        (["--corpus", "/no/such/text"], r"^error: corpus '/no/such/text' does not exist; give a file"),
+        (["--instructions", "/no/pairs.jsonl"], r"^error: instructions '/no/pairs.jsonl' does not exist; give a"),
+        (["--preset", "no-such-preset"], r"^error: unknown recipe 'no-such-preset'; known: .*llama-nano"),
+        (["--vocab-size", "100000"], r"stage train_tokenizer failed: .*100000.*\n.*start again with the same NAME="),
         (["--name", "latest"], r"error: run name 'latest'"),
     ],
 )

@@ -1,0 +1,50 @@
+"""What a run on this machine reads, looked at before its first stage: a misspelt name should not cost minutes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import modelcore
+from modelcore.errors import InputError
+from modelcore.storage import is_remote
+
+_RECIPES = Path(modelcore.__file__).parent / "training" / "recipes"
+_PLACES = {
+    "corpus": "give a file, a folder, or s3://bucket/prefix",
+    "heldout": "give a file, a folder, or s3://bucket/prefix, or leave it empty",
+    "instructions": "give a .jsonl file, here or at s3://bucket/key",
+}
+
+
+def check(parameters: Mapping[str, Any]) -> None:
+    """Makes sure that the local files exist which a run is to read, and that its recipe is one.
+
+    Args:
+        parameters: The pipeline's parameters by name.
+
+    Raises:
+        InputError: If a file or the recipe is missing, or a recipe of one's own is not valid.
+    """
+    for key, hint in _PLACES.items():
+        value = parameters[key]
+        if not value and key != "heldout":
+            raise InputError(f"{key} is empty; {hint}")
+        if value and not is_remote(value) and not Path(value).exists():
+            raise InputError(f"{key} {value!r} does not exist; {hint}")
+    preset = parameters["preset"]
+    if preset not in [path.stem for path in _RECIPES.glob("*.yaml")]:
+        from modelcore.training import load_recipe  # with torch, in seconds; the library's own need not wait for it
+
+        load_recipe(preset)
+
+
+def sample_conversations(parameters: Mapping[str, Any], defaults: Mapping[str, Any]) -> str | None:
+    """A line to say where one's own text meets the sample's conversations; None where it does not."""
+    if parameters["corpus"] == defaults["corpus"] or parameters["instructions"] != defaults["instructions"]:
+        return None
+    return (
+        f"the model will be tuned on the sample's dialogue ({parameters['instructions']}), not on conversations "
+        "of your own; give those with INSTRUCTIONS=pairs.jsonl"
+    )

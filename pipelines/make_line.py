@@ -1,0 +1,45 @@
+"""The command that starts a run on this machine: ``make pipeline NAME=…``, whole, to be copied into a shell."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+# Parameters that the Makefile has a variable for, of the same name in capitals.
+VARIABLES = (
+    "corpus",
+    "heldout",
+    "instructions",
+    "vocab_size",
+    "preset",
+    "steps",
+    "seed",
+    "lora_rank",
+    "lora_steps",
+    "task_items",
+    "model_name",
+)
+
+
+def make_line(name: str, runs: str | None, parameters: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
+    """The command that starts a run with these parameters, quoted for a shell.
+
+    Args:
+        name: The run's name.
+        runs: Folder of all runs; None if it is the default.
+        parameters: Every parameter of the run.
+        defaults: The pipeline's; what does not differ from them is left out.
+    """
+    defaults = dict(defaults)
+    if parameters.get("corpus") != defaults.get("corpus"):
+        defaults["heldout"] = ""  # as the Makefile has it: the sample's evaluation text is for the sample
+    given = {key: value for key, value in parameters.items() if value != defaults[key]}
+    line = ["make", "pipeline", f"NAME={name}"]
+    if runs is not None:
+        line.append(f"RUNS={shlex.quote(runs)}")
+    line += [f"{key.upper()}={shlex.quote(str(given.pop(key)))}" for key in VARIABLES if key in given]
+    if given:
+        words = shlex.join(f"--{key.replace('_', '-')}={value}" for key, value in given.items())
+        line.append(f'ARGS="{words}"' if not set(words) & set("'\"\\$`!") else f"ARGS={shlex.quote(words)}")
+    return " ".join(line)
