@@ -6,17 +6,22 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-# Values that people give reach the shell through the environment, never as part of its text: quotes, spaces, `$` and `;`
-# in them mean nothing, there or to make.
-GIVEN := PYTHON VENV NAME RUNS CORPUS HELDOUT INSTRUCTIONS VOCAB_SIZE PRESET STEPS SEED LORA_RANK LORA_STEPS \
-	TASK_ITEMS MODEL_NAME ENDPOINT EXPERIMENT PORT
-given = $(filter-out undefined,$(origin $(1)))
-$(foreach name,$(GIVEN),$(if $(call given,$(name)),$(eval override $(name) := $$(value $(name)))$(eval export $(name))))
+# Variables are taken from make's command line alone: a shell has a NAME, a PORT or a SEED of its own now and then (WSL sets
+# NAME), and a run must not depend on that. Only PYTHON and VENV may also come from the environment.
+VARIABLES := NAME RUNS CORPUS HELDOUT INSTRUCTIONS VOCAB_SIZE PRESET STEPS SEED LORA_RANK LORA_STEPS TASK_ITEMS MODEL_NAME \
+	ARGS ENDPOINT EXPERIMENT PORT
+GIVEN := $(foreach name,$(VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
+given = $(filter $(1),$(GIVEN))
+# Their values reach the shell through the environment, never as part of its text: quotes, spaces, `$` and `;` in them mean
+# nothing, there or to make.
+$(foreach name,PYTHON VENV $(GIVEN),$(eval override $(name) := $$(value $(name)))$(eval export $(name)))
+$(foreach name,$(filter-out $(GIVEN),$(VARIABLES)),$(eval unexport $(name)))
 $(if $(word 2,$(VENV)),$(error VENV is "$(VENV)"; make takes no path with spaces, choose another))
 
 # Parameters of `make pipeline`, all optional: `make pipeline STEPS=300 SEED=1 CORPUS=my/texts`.
 # ARGS is text for the shell: ARGS="--heldout-fraction 0.1 --optimizer adamw".
-option = $(if $(value $(1)),--$(2) "$$$(1)")
+words = $(if $(call given,ARGS),$(value ARGS))
+option = $(if $(call given,$(1)),$(if $(value $(1)),--$(2) "$$$(1)"))
 PIPELINE_OPTIONS = $(strip \
 	$(call option,NAME,name) \
 	$(call option,RUNS,runs) \
@@ -30,12 +35,15 @@ PIPELINE_OPTIONS = $(strip \
 	$(call option,LORA_RANK,lora-rank) \
 	$(call option,LORA_STEPS,lora-steps) \
 	$(call option,TASK_ITEMS,task-items) \
-	$(call option,MODEL_NAME,model-name) \
-	$(value ARGS))
+	$(call option,MODEL_NAME,model-name))
 
 .PHONY: help
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
+	@echo
+	@echo 'make pipeline takes, all optional (README.md says what they are):'
+	@echo '  NAME RUNS CORPUS HELDOUT INSTRUCTIONS VOCAB_SIZE PRESET STEPS SEED LORA_RANK LORA_STEPS TASK_ITEMS MODEL_NAME'
+	@echo '  ARGS="--help" for every other parameter. mlflow-ui takes RUNS and PORT, setup PYTHON and VENV.'
 
 .PHONY: setup
 setup: $(VENV)/installed ## Make the virtual environment and install everything
@@ -51,7 +59,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 .PHONY: pipeline
 pipeline: $(VENV)/installed ## Train, tune, convert, evaluate and register a GPT here, without a cluster
-	@$(BIN)/python -m pipelines.local $(PIPELINE_OPTIONS)
+	@$(BIN)/python -m pipelines.local $(PIPELINE_OPTIONS) $(words)
 
 .PHONY: test
 test: $(VENV)/installed ## Run the tests
@@ -62,7 +70,7 @@ test-slow: $(VENV)/installed ## Run the tests that take long: full-size models, 
 	@$(BIN)/python -m pytest -n 2 -m slow
 
 .PHONY: lint
-lint: $(VENV)/installed ## Check style, types, and that generated files are current
+lint: $(VENV)/installed ## Check style and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
@@ -76,7 +84,7 @@ compile: $(VENV)/installed ## Compile the pipeline to pipelines/compiled/ and re
 submit: $(VENV)/installed ## Submit the compiled pipeline to a cluster: make submit ENDPOINT=http://... EXPERIMENT=...
 	@test -n "$$ENDPOINT" || { echo "error: ENDPOINT is not set; give the address of KFP's API: make submit ENDPOINT=http://localhost:8888" >&2; exit 1; }
 	@$(BIN)/kfp --endpoint "$$ENDPOINT" run create -e "$${EXPERIMENT:-aic-ai-poc-gpt}" -r "$${NAME:-gpt}" \
-		-f pipelines/compiled/gpt-pipeline.yaml $(value ARGS)
+		-f pipelines/compiled/gpt-pipeline.yaml $(words)
 
 .PHONY: mlflow-ui
 mlflow-ui: $(VENV)/installed ## Look at the runs in MLflow: http://127.0.0.1:5000

@@ -1,12 +1,17 @@
 """What one gives on make's line reaches the program as it is, whatever characters it has."""
 
 import json
+import re
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from pipelines.local import _load_pipeline, _parser
+from pipelines.make_line import VARIABLES, make_line
 
 REPOSITORY = Path(__file__).parents[1]
 NASTY = (
@@ -69,8 +74,20 @@ def test_each_variable_is_an_option_and_its_value_is_taken_as_it_is(make, variab
     assert make("pipeline", f"{variable}={NASTY}") == ["-m", "pipelines.local", option, NASTY]
 
 
-def test_one_may_also_set_them_in_the_environment(make):
-    assert make("pipeline", PRESET=NASTY) == ["-m", "pipelines.local", "--preset", NASTY]
+def test_what_the_shell_happens_to_have_in_its_environment_is_not_taken(make):
+    """WSL, for one, sets NAME to the computer's."""
+    shells = dict.fromkeys([*OPTIONS, "CORPUS", "ARGS", "PORT", "EXPERIMENT"], NASTY)
+    assert make("pipeline", **shells) == ["-m", "pipelines.local"]
+    assert make("pipeline", "STEPS=5", **shells) == ["-m", "pipelines.local", "--steps", "5"]
+    line = make("mlflow-ui", **shells)
+    assert ("5000" in line, "sqlite:///runs/mlflow.db" in line) == (True, True)
+    line = make("submit", "ENDPOINT=http://here", **shells)
+    assert line[line.index("-r") + 1] == "gpt"
+
+
+def test_help_names_every_variable_of_the_pipeline():
+    done = subprocess.run(["make", "-C", REPOSITORY, "help"], capture_output=True, text=True, check=True)
+    assert {*OPTIONS, "CORPUS", "ARGS"} <= set(re.findall("[A-Z_]+", done.stdout))
 
 
 def test_a_corpus_of_ones_own_comes_without_the_samples_evaluation_text(make):
@@ -114,3 +131,33 @@ def test_clean_removes_the_environment_and_nothing_else(tmp_path, make):
     with pytest.raises(IndexError):  # it prints nothing but the command
         make("-s", "clean")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["Makefile", "constraints.txt", "pyproject.toml", "runs"]
+
+
+def test_the_pipeline_knows_the_makefiles_variables():
+    assert {name.upper() for name in VARIABLES} == OPTIONS.keys() - {"NAME", "RUNS"} | {"CORPUS"}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"steps": 300, "seed": 1, "corpus": "my/texts", "heldout": ""},
+        {"corpus": NASTY, "heldout": NASTY, "text_field": NASTY, "model_name": "it's"},
+        {"heldout": "", "learning_rate": -0.5, "user_symbols": "<a> $b", "optimizer": "adamw"},
+        {"corpus": "mine", "batch_size": 4, "preset": "my recipe.yaml"},
+    ],
+)
+def test_the_line_to_go_on_with_starts_the_run_with_the_same_parameters(make, given):
+    parser = _parser(_load_pipeline())
+    defaults = {key: value for key, value in vars(parser.parse_args([])).items() if key not in ("name", "runs")}
+    line = make_line("night", "my runs", defaults | given, defaults)
+    assert line.startswith("make pipeline NAME=night RUNS='my runs'")
+    options = vars(parser.parse_args(make(*shlex.split(line)[1:])[2:]))
+    assert options == defaults | given | {"name": "night", "runs": "my runs"}
+
+
+def test_the_line_is_as_one_would_type_it():
+    defaults = {"corpus": "sample", "heldout": "test", "seed": 0, "batch_size": 0, "optimizer": "recipe"}
+    given = {"corpus": "my texts", "heldout": "", "seed": 0, "batch_size": 4, "optimizer": "adamw"}
+    line = make_line("night", None, given, defaults)
+    assert line == """make pipeline NAME=night CORPUS='my texts' ARGS="--batch-size=4 --optimizer=adamw\""""
