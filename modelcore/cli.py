@@ -336,7 +336,9 @@ def _add_generate(commands: Commands) -> None:
     parser.add_argument("--prompt", default="", help="text to continue; '-': standard input")
     parser.add_argument("--chat", action="store_true", help="put the prompt to a tuned model as a line to reply to")
     parser.add_argument("--system", default="", help="with --chat: what the system says before")
-    parser.add_argument("--max-tokens", type=int, default=200, help="longest continuation, in tokens")
+    parser.add_argument(
+        "--max-tokens", type=int, default=200, help="longest continuation, in tokens; prompt and it fit the context"
+    )
     parser.add_argument("--temperature", type=float, default=0.8, help="0: always the likeliest token")
     parser.add_argument("--top-k", type=int, default=0, help="draw from the k likeliest tokens; 0: from all")
     parser.add_argument(

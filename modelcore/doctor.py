@@ -21,6 +21,7 @@ PACKAGES = (
     ("pyarrow", "data", "reading and writing parquet"),
     ("boto3", "storage", "s3:// paths"),
     ("transformers", "convert", "checking exports, register"),
+    ("peft", "convert", "checking adapters, convert --to peft"),
     ("gguf", "convert", "export to GGUF"),
     ("lm-eval", "evaluation", "evaluate"),
     ("mlflow", "tracking", "tracking, register"),
@@ -46,13 +47,6 @@ def report() -> tuple[str, bool]:
             healthy = healthy and extra != ""
             mend = f"pip install -c constraints.txt -e '.[{extra}]'" if extra else "pip install -c constraints.txt -e ."
             lines.append(f"{name:<20}missing: needed for {purpose}; {mend}")
-    for tool, purpose in (
-        ("docker", "make images"),
-        ("kind", "make local-pipeline"),
-        ("kubectl", "make local-pipeline"),
-    ):
-        found = shutil.which(tool)
-        lines.append(f"{tool:<20}{found or f'not found; only {purpose} needs it'}")
     lines += _machine()
     return "\n".join(lines) + "\n", healthy
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import io
 import sys
+from collections.abc import Iterator
 
 from modelcore.errors import InputError
+from modelcore.inference.generate import FinishReason
 from modelcore.inference.samplers import SamplingConfig
 from modelcore.inference.text import TextGenerator
 from modelcore.tokenizers.chat import format_prompt, reply_text
@@ -33,7 +35,12 @@ def run_generate(options: argparse.Namespace) -> int:
     elif options.system:
         raise InputError("--system is part of a chat; give --chat too")
     generator = TextGenerator.load(options.model, options.adapter, options.draft)
-    pieces = generator.stream(prompt, sampling, options.max_tokens, options.stop)
+    ended: list[FinishReason] = []
+
+    def stream() -> Iterator[str]:
+        ended.append((yield from generator.stream(prompt, sampling, options.max_tokens, options.stop)))
+
+    pieces = stream()
     first = next(pieces, "")  # what is wrong with the request shows here, before anything is written
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that is no UTF-8 shows what it can
@@ -43,6 +50,11 @@ def run_generate(options: argparse.Namespace) -> int:
         sys.stdout.write(piece)
         sys.stdout.flush()
     sys.stdout.write("\n")
+    if ended == ["length"] and (room := generator.room(prompt)) < options.max_tokens:
+        sys.stderr.write(
+            f"note: the text ends where the model's context of {generator.model.config.context_length} tokens is full; "
+            f"--max-tokens {options.max_tokens} is more than the {room} that can follow the prompt\n"
+        )
     if (speculative := generator.speculative) is not None:
         sys.stderr.write(
             f"draft: {speculative.accepted} of {speculative.proposed} proposed tokens accepted "

@@ -75,8 +75,12 @@ class TextGenerator:
         return cls(model, tokenizer, read_model(Path(draft)))
 
     def fits(self, prompt: str) -> bool:
-        """Whether the model can read ``prompt`` and has room for a token more."""
-        return len(self._encode(prompt)) < self.model.config.context_length
+        """Whether the model can read ``prompt`` and more than one token after it."""
+        return self.room(prompt) > 1
+
+    def room(self, prompt: str) -> int:
+        """Tokens that can follow ``prompt``: its last position in the context predicts one more. Below 1: too long."""
+        return self.model.config.context_length - len(self._encode(prompt)) + 1
 
     def complete(
         self, prompt: str, sampling: SamplingConfig | None = None, max_tokens: int = 128, stop: Sequence[str] = ()

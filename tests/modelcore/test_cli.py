@@ -117,5 +117,5 @@ def test_a_system_message_outside_a_chat_is_refused(capsys):
 def test_doctor_tells_versions_cores_memory_and_what_fits(capsys):
     assert main(["doctor"]) == 0
     report = capsys.readouterr().out
-    for word in ("torch", "sentencepiece", "cores", "memory", "gpt2-small", "124.4 M", "llama-nano"):
+    for word in ("torch", "sentencepiece", "peft", "cores", "memory", "gpt2-small", "124.4 M", "llama-nano"):
         assert word in report

@@ -64,6 +64,21 @@ def test_each_flag_is_the_setting_of_its_name(generate, folder, flags, sampling)
         assert expected != TextGenerator.load(folder).complete("the ", SamplingConfig(**defaults), 20).text
 
 
+def test_a_text_that_ends_at_the_models_context_says_so(generate, folder):
+    """Not where it is exactly as long as was asked for, and not where it was stopped before."""
+    prompt = ("--prompt", "the ", "--temperature", "0")
+    generator = TextGenerator.load(folder)
+    room = generator.room("the ")
+    status, full, nothing = generate(*prompt, "--max-tokens", str(room))
+    assert (status, nothing) == (0, "")
+    context = generator.model.config.context_length
+    note = f"the model's context of {context} tokens is full; --max-tokens {room + 1} is more than the {room} "
+    status, text, told = generate(*prompt, "--max-tokens", str(room + 1))
+    assert (status, text) == (0, full)
+    assert note in told
+    assert generate(*prompt, "--max-tokens", str(room + 1), "--stop", full[5:8])[2] == ""
+
+
 def test_stop_may_be_given_several_times(generate):
     text = generate("--prompt", "the ")[1].removeprefix("the ").removesuffix("\n")
     for stop in (text[5:8], text[9:12]):
