@@ -143,6 +143,8 @@ def _head(facts: RunFacts, title: str) -> str:
     if facts.registration is not None:
         gate = f"<p>Registered as <strong>{_text(facts.registration)}</strong>."
         gate += f" The gate: {_text(facts.decision)}.</p>" if facts.decision else "</p>"
+        gate += '<p class="soft">@candidate is the newest version. The gate makes it @champion, the best so far, if it '
+        gate += "is better on the same held-out text.</p>"
     return f'<header>\n<h1>{_text(title)}</h1>\n{gate}\n<dl class="key">\n{key}\n</dl>\n</header>'
 
 

@@ -173,6 +173,7 @@ def test_the_page_has_figures_pictures_samples_gate_places_and_commands(page):
         "Is she well?",
         "aic-gpt version 3, @candidate and @champion",
         "better: 1.987 against 2.011",
+        "The gate makes it @champion",
         "runs/monday/export/",
         "make mlflow-ui",
         "modelcore generate --model runs/monday/export --chat --prompt 'Is she well?'",
