@@ -284,8 +284,8 @@ def _stages(facts: RunFacts) -> str:
         '<th class="number">Peak memory</th><th>From the cache</th></tr></thead>\n'
         f'<tbody>\n{rows}\n</tbody>\n<tfoot><tr><th>All</th><td class="number">{duration(facts.seconds)}</td>'
         f'<td class="number">{facts.peak_memory_mib:,.0f} MiB</td><td></td></tr></tfoot>\n</table></div>',
-        '<p class="soft">The stages\' own times and their sum. A whole run takes longer: each stage is a process that '
-        "has to start, and the report comes after these.</p>",
+        '<p class="soft">The stages\' own times and their sum. A whole run takes longer: this report and the time '
+        "between the stages come on top.</p>",
     )
 
 
@@ -330,7 +330,7 @@ def render_table(stages: Sequence[StageSummary], *, run_folder: str = "", total_
     Args:
         stages: The stages' summaries, in the order in which they ran.
         run_folder: Folder in which the run's outputs are collected; empty where there is none.
-        total_seconds: Wall time of the whole run, the start of each stage included; None: not shown.
+        total_seconds: Wall time of the whole run, between the stages too; None: not shown.
     """
     facts = RunFacts(stages, run_folder)
     lines = [f"{'stage':<22}{'time':>14}{'peak memory':>16}"]
@@ -339,7 +339,7 @@ def render_table(stages: Sequence[StageSummary], *, run_folder: str = "", total_
         lines.append(f"{stage.stage:<22}{duration(stage.seconds):>14}{f'{stage.peak_memory_mib:,.0f} MiB':>16}{cached}")
     lines.append(f"{'all stages':<22}{duration(facts.seconds):>14}{f'{facts.peak_memory_mib:,.0f} MiB':>16}")
     if total_seconds is not None:
-        lines.append(f"{'whole run':<22}{duration(total_seconds):>14}   with the start of each stage")
+        lines.append(f"{'whole run':<22}{duration(total_seconds):>14}   with the report and the time between stages")
     if facts.scores:
         lines += ["", "held-out text, bits per byte (lower is better)"]
         lines += [f"  {name:<20}{bits:>8.3f}" for name, bits, _ in facts.scores]

@@ -88,7 +88,7 @@ class RunFacts:
 
     @property
     def seconds(self) -> float:
-        """Sum of the stages' own times; a run also takes the time to start each of them."""
+        """Sum of the stages' own times; a run takes longer by the time between them."""
         return sum(summary.seconds for summary in self.stages)
 
     @property

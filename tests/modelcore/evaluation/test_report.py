@@ -247,7 +247,7 @@ def test_the_table_has_the_same_content_in_a_hundred_columns():
         "validate_data                  9.4 s         402 MiB   from the cache",
         "pretrain                  2 min 03 s         640 MiB",
         "all stages                3 min 38 s         712 MiB",
-        "whole run                 3 min 54 s   with the start of each stage",
+        "whole run                 3 min 54 s   with the report and the time between stages",
         "runs/monday/report/data_docs/summary.html",
         "tuned model            1.987",
         "bzip2 -9               2.101",
