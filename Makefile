@@ -86,9 +86,11 @@ submit: $(VENV)/installed ## Submit the compiled pipeline to a cluster: make sub
 	@$(BIN)/kfp --endpoint "$$ENDPOINT" run create -e "$${EXPERIMENT:-aic-ai-poc-gpt}" -r "$${NAME:-gpt}" \
 		-f pipelines/compiled/gpt-pipeline.yaml $(words)
 
+# Without the ASGI lifespan, which only clears away containers of an assistant that nobody uses here, Ctrl-C ends it without
+# a traceback of uvicorn's.
 .PHONY: mlflow-ui
 mlflow-ui: $(VENV)/installed ## Look at the runs in MLflow: http://127.0.0.1:5000
-	@MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --workers 1 \
+	@MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --workers 1 --uvicorn-opts "--lifespan off" \
 		--host 127.0.0.1 --port "$${PORT:-5000}" \
 		--backend-store-uri "sqlite:///$${RUNS:-runs}/mlflow.db" --artifacts-destination "$${RUNS:-runs}/mlartifacts"
 
