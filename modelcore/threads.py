@@ -1,8 +1,9 @@
-"""How threads of a parallel loop wait for each other: settings that OpenMP reads when torch is first imported."""
+"""How long threads of a parallel loop wait for each other awake: what OpenMP reads when torch is first imported."""
 
-SHARED_CORES = {"OMP_WAIT_POLICY": "PASSIVE"}
+SHARED_CORES = {"GOMP_SPINCOUNT": "2000"}
 """Environment variables for a machine that runs other programs too.
 
-By default an idle thread spins. Where another program has taken its core, all the others then wait for a thread that is
-not running: on two cores shared with other work a training step took 30 times as long. Passive threads sleep.
+An idle thread of GNU's OpenMP looks some 300,000 times whether there is work before it sleeps. Where another program
+has taken a core, all threads then wait for one that is not running. A few thousand looks cost nothing on quiet cores,
+which sleeping at once does: docs/experiments.md has the figures.
 """
