@@ -112,11 +112,14 @@ def test_it_counts_and_names_what_was_refused(finished):
         assert err.count("refused=1 documents=4: broken.txt.gz:1") == 1
 
 
-def test_the_page_is_self_contained(finished):
+def test_the_page_loads_nothing_from_elsewhere_and_links_to_the_runs_own_outputs(finished):
     runs, *_ = finished
     page = (runs / "first" / "report" / "index.html").read_text(encoding="utf-8")
-    assert not re.search(r"""(src|href)=["'](?!data:|#)""", page)
+    assert not re.search(r"""src=["'](?!data:)|<link|@import|url\((?!["']?(data:|#))""", page)
     assert "<script" not in page
+    links = re.findall(r"""<a\b[^>]*\bhref=["']([^"'#]+)["']""", page)
+    assert links
+    assert [link for link in links if not (runs / "first" / "report" / link).exists()] == []
 
 
 def test_mlflow_has_a_parent_run_with_a_child_for_each_stage(finished):
