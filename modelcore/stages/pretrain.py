@@ -220,6 +220,7 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
+    # An unknown name is a RuntimeError; a device that this build of torch lacks is any of the three.
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise InputError(
             f"device {name!r} cannot be used ({first_line(error)}); auto takes a GPU if there is one"
