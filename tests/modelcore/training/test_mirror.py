@@ -26,7 +26,9 @@ def save(make_model, make_settings):
 @pytest.fixture(scope="module")
 def s3_server():
     """An S3 that speaks real HTTP, on a free port."""
-    server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     server.start()
     yield "http://{}:{}".format(*server.get_host_and_port())
     server.stop()
@@ -36,7 +38,8 @@ def s3_server():
 def address(request, tmp_path, monkeypatch):
     if request.param == "folder":
         return str(tmp_path / "there")
-    boto3 = pytest.importorskip("boto3")
+    import boto3
+
     monkeypatch.setenv("AWS_ENDPOINT_URL", request.getfixturevalue("s3_server"))
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "id")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "key")
