@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 # Variables are taken from make's command line alone: a shell has a NAME, a PORT or a SEED of its own now and then (WSL sets
 # NAME), and a run must not depend on that. Only PYTHON and VENV may also come from the environment.
 VARIABLES := NAME RUNS CORPUS HELDOUT INSTRUCTIONS VOCAB_SIZE PRESET STEPS SEED LORA_RANK LORA_STEPS TASK_ITEMS MODEL_NAME \
-	ARGS ENDPOINT EXPERIMENT PORT
+	ARGS ENDPOINT EXPERIMENT PORT NANOGPT LITGPT GPTFAST LLAMACPP
 GIVEN := $(foreach name,$(VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
 given = $(filter $(1),$(GIVEN))
 # Their values reach the shell through the environment, never as part of its text: quotes, spaces, `$` and `;` in them mean
@@ -44,6 +44,8 @@ help: ## Show this list
 	@echo 'make pipeline takes, all optional (README.md says what they are):'
 	@echo '  NAME RUNS CORPUS HELDOUT INSTRUCTIONS VOCAB_SIZE PRESET STEPS SEED LORA_RANK LORA_STEPS TASK_ITEMS MODEL_NAME'
 	@echo '  ARGS="--help" for every other parameter. mlflow-ui takes RUNS and PORT, setup PYTHON and VENV.'
+	@echo 'bench-gpu takes the folders of the peers to measure beside, all optional: NANOGPT LITGPT GPTFAST LLAMACPP; bench takes LLAMACPP;'
+	@echo '  either takes ARGS="--help" or the names of single benchmarks, ARGS="training decoding".'
 
 .PHONY: setup
 setup: $(VENV)/installed ## Make the virtual environment and install everything
@@ -74,6 +76,22 @@ lint: $(VENV)/installed ## Check style and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+
+# Where the sources of peers are that are no packages: make bench-gpu NANOGPT=path LITGPT=path GPTFAST=path LLAMACPP=path.
+peer = $(if $(call given,$(1)),--peer $(2)="$$$(1)")
+PEER_OPTIONS = $(strip \
+	$(call peer,NANOGPT,nanogpt) \
+	$(call peer,LITGPT,litgpt) \
+	$(call peer,GPTFAST,gptfast) \
+	$(call peer,LLAMACPP,llamacpp))
+
+.PHONY: bench
+bench: $(VENV)/installed ## Measure speed beside the peers on this CPU, in less than 10 minutes
+	@$(BIN)/python -m bench cpu $(PEER_OPTIONS) $(words)
+
+.PHONY: bench-gpu
+bench-gpu: $(VENV)/installed ## The same on one GPU
+	@$(BIN)/python -m bench gpu $(PEER_OPTIONS) $(words)
 
 .PHONY: compile
 compile: $(VENV)/installed ## Compile the pipeline to pipelines/compiled/ and renew the components' READMEs

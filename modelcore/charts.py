@@ -21,7 +21,7 @@ Columns = Mapping[str, Sequence[Any]]
 INK = "#3d4450"
 BLUE, ORANGE, GREY = "#4477cc", "#e08a2e", "#9aa1ab"
 
-_STYLE: Any = {
+STYLE: Any = {
     "figure.dpi": 110,
     "figure.constrained_layout.use": True,
     "font.size": 10,
@@ -182,7 +182,7 @@ def _panels(rows: int, height: float) -> Iterator[tuple[Figure, list[Axes]]]:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(7, rows * height))
         yield figure, list(figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0])
 

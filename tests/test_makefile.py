@@ -126,6 +126,17 @@ def test_submit_and_mlflow_ui_take_their_values_as_they_are_too(make):
     assert "sqlite:///runs/mlflow.db" in make("mlflow-ui")
 
 
+PEERS = {"NANOGPT": "nanogpt", "LITGPT": "litgpt", "GPTFAST": "gptfast", "LLAMACPP": "llamacpp"}
+
+
+@pytest.mark.parametrize(("target", "kind"), [("bench", "cpu"), ("bench-gpu", "gpu")])
+def test_bench_takes_the_peers_folders_and_words_for_the_shell(make, target, kind):
+    assert make(target, **dict.fromkeys(PEERS, NASTY)) == ["-m", "bench", kind]
+    folders = [f"{name}={NASTY}" for name in PEERS]
+    given = [word for name in PEERS.values() for word in ("--peer", f"{name}={NASTY}")]
+    assert make(target, *folders, "ARGS=training --small") == ["-m", "bench", kind, *given, "training", "--small"]
+
+
 def test_clean_removes_the_environment_and_nothing_else(tmp_path, make):
     (tmp_path / "runs").mkdir()
     with pytest.raises(IndexError):  # it prints nothing but the command

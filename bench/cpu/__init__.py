@@ -1,0 +1,7 @@
+"""Benchmarks on a CPU, one module each."""
+
+BENCHMARKS: tuple[str, ...] = ()
+"""The modules, in the order they run."""
+
+PEERS: tuple[str, ...] = ("llamacpp",)
+"""The peers that are measured where a path to them is given."""
