@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
+import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from bench.peers import find_peers
 from bench.row import Row
@@ -46,14 +49,42 @@ def read_options(arguments: argparse.Namespace) -> Options:
     return Options(arguments.small, find_peers(arguments.peer))
 
 
-def main(rows: Callable[[Options], Iterable[Row]]) -> None:
-    """Runs a benchmark: one row a line on stdout, everything else on stderr; exits with 1 and one line on bad input."""
+def main(
+    rows: Callable[[Options], Iterable[Row]], parts: Mapping[str, Callable[[Options], dict[str, Any]]] | None = None
+) -> None:
+    """Runs a benchmark: one row a line on stdout, everything else on stderr; exits with 1 and one line on bad input.
+
+    Args:
+        rows: The benchmark.
+        parts: What of it is done in a process of its own, by name (:func:`in_fresh_process`).
+    """
     parser = argparse.ArgumentParser(description="One benchmark; prints one JSON line a row.")
     add_options(parser)
+    parser.add_argument("--part", choices=parts or (), help="do one part, and print what it found as a JSON object")
+    arguments = parser.parse_args()
     try:
-        for row in rows(read_options(parser.parse_args())):
-            sys.stdout.write(row.to_json() + "\n")
+        options = read_options(arguments)
+        if arguments.part:
+            lines = iter([json.dumps((parts or {})[arguments.part](options))])
+        else:
+            lines = (row.to_json() for row in rows(options))
+        for line in lines:
+            sys.stdout.write(line + "\n")
             sys.stdout.flush()
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(1)
+
+
+def in_fresh_process(module: str, part: str, options: Options) -> dict[str, Any]:
+    """What a part of the benchmark ``module`` finds in a process of its own.
+
+    Raises:
+        RuntimeError: If it fails; with the end of what it wrote to stderr.
+    """
+    line = [sys.executable, "-m", module, "--part", part, *options.arguments()]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(line[1:])} failed ({done.returncode}): {done.stderr.strip()[-2000:]}")
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found

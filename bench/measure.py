@@ -1,15 +1,12 @@
-"""How a figure is taken: ours and the peer's in turn, the median of several runs; memory in a process of its own."""
+"""How a figure is taken: ours and the peer's in turn, the median of several runs."""
 
 from __future__ import annotations
 
-import json
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 
 @dataclass(frozen=True)
@@ -72,20 +69,6 @@ def alternate(samples: Mapping[str, Callable[[], float]], *, runs: int = 5, warm
     measured = {name: Measurement(statistics.median(each), min(each), max(each)) for name, each in figures.items()}
     note(" | ".join(f"{name} {each}" for name, each in measured.items()))
     return measured
-
-
-def in_fresh_process(module: str, *arguments: str) -> dict[str, Any]:
-    """Runs ``python -m module arguments`` and gives the JSON object that its last line on stdout is.
-
-    Raises:
-        RuntimeError: If it fails; with the end of what it wrote to stderr.
-    """
-    line = [sys.executable, "-m", module, *arguments]
-    done = subprocess.run(line, capture_output=True, text=True, check=False)  # noqa: S603
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(line[1:])} failed ({done.returncode}): {done.stderr.strip()[-2000:]}")
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
 
 
 def note(text: str) -> None:

@@ -1,8 +1,6 @@
 """Figures are taken in turn, and their median counts."""
 
-import pytest
-
-from bench.measure import alternate, in_fresh_process, timed
+from bench.measure import alternate, timed
 
 
 def test_contenders_are_measured_in_turn_and_the_order_turns_round():
@@ -26,18 +24,3 @@ def test_a_device_is_waited_for_before_the_clock_starts_and_before_it_stops():
     calls = []
     timed(lambda: calls.append("work"), wait=lambda: calls.append("wait"))()
     assert calls == ["wait", "work", "wait"]
-
-
-def test_a_fresh_process_gives_the_object_of_its_last_line(tmp_path, monkeypatch):
-    (tmp_path / "fresh_module.py").write_text(
-        "import sys\nprint('noise')\nprint('{\"given\": \"%s\"}' % sys.argv[1])\n"
-    )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    assert in_fresh_process("fresh_module", "x") == {"given": "x"}
-
-
-def test_a_fresh_process_that_fails_says_why(tmp_path, monkeypatch):
-    (tmp_path / "failing_module.py").write_text("raise SystemExit('no such thing')\n")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with pytest.raises(RuntimeError, match=r"failing_module failed \(1\): no such thing"):
-        in_fresh_process("failing_module")
