@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib
 import os
 import subprocess
@@ -57,6 +58,8 @@ def run(package: str, names: Sequence[str], options: Options, machine: Machine, 
     chosen = _chosen(names, about.BENCHMARKS)
     if out is None and not options.small:
         out = RESULTS / f"{machine.name}.jsonl"
+    if out is not None and options.folder is None:
+        options = dataclasses.replace(options, folder=out.parent)
     before = read_rows(out) if out is not None else []
     rows = {name: [row for row in before if row.benchmark == name] for name in about.BENCHMARKS}
     if missing := [name for name in about.PEERS if name not in options.peers]:

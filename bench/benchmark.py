@@ -23,30 +23,54 @@ class Options:
     Attributes:
         small: Whether only to go through the motions, in seconds; the figures then mean nothing.
         peers: Folders of the peers that are no packages, by name (:data:`bench.peers.PEERS`).
+        settings: Training settings to measure ours with where they differ from a benchmark's own, by name.
+        folder: Where a benchmark writes what is more than rows; None: nowhere.
     """
 
     small: bool = False
     peers: Mapping[str, Path] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    folder: Path | None = None
 
     def arguments(self) -> list[str]:
         """The command line that gives these options."""
         peers = [word for name, path in self.peers.items() for word in ("--peer", f"{name}={path}")]
-        return ["--small"] * self.small + peers
+        settings = [word for name, value in self.settings.items() for word in ("--set", f"{name}={json.dumps(value)}")]
+        folder = [] if self.folder is None else ["--folder", str(self.folder)]
+        return ["--small"] * self.small + peers + settings + folder
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments that :func:`read_options` reads."""
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=FOLDER", help="where a peer's source is")
     parser.add_argument("--small", action="store_true", help="a quick look whether it works; the figures mean nothing")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="a training setting to measure ours with"
+    )
+    parser.add_argument("--folder", type=Path, help="where results go that are more than rows")
 
 
 def read_options(arguments: argparse.Namespace) -> Options:
     """What was given on the command line.
 
     Raises:
-        InputError: If a peer's folder does not hold what is needed.
+        InputError: If a peer's folder does not hold what is needed, or a setting is not of the form NAME=VALUE.
     """
-    return Options(arguments.small, find_peers(arguments.peer))
+    return Options(arguments.small, find_peers(arguments.peer), _settings(arguments.set), arguments.folder)
+
+
+def _settings(given: Iterable[str]) -> dict[str, Any]:
+    """The values that ``name=value`` texts name: as JSON has them, or else the text."""
+    settings: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise InputError(f"setting {text!r} has no value; give NAME=VALUE, such as micro_batch_size=2")
+        try:
+            settings[name] = json.loads(value)
+        except ValueError:
+            settings[name] = value
+    return settings
 
 
 def main(
