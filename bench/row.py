@@ -20,6 +20,7 @@ UNITS = {
     "fraction": "higher",
     "s": "lower",
     "ms": "lower",
+    "nats": "lower",
     "MiB": "lower",
     "GiB": "lower",
 }

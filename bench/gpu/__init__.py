@@ -1,7 +1,19 @@
 """Benchmarks on one GPU, one module each."""
 
-BENCHMARKS: tuple[str, ...] = ()
-"""The modules, in the order they run."""
+BENCHMARKS: tuple[str, ...] = (
+    "card",
+    "gpt2_training",
+    "gpt2_small_training",
+    "tinyllama_training",
+    "lora_tuning",
+    "decoding",
+    "int8_decoding",
+    "batched_decoding",
+    "gpt2_loss_curves",
+    "loader",
+    "checkpoints",
+)
+"""The modules that run by default, in the order they run."""
 
-PEERS: tuple[str, ...] = ("nanogpt", "litgpt", "gptfast", "llamacpp")
+PEERS: tuple[str, ...] = ("nanogpt", "litgpt", "gptfast")
 """The peers that are measured where a path to them is given."""
