@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,8 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+if not Path("/dev/nvidiactl").exists():  # Triton reads it when it is first imported, whoever imports it
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # Settings of the person who runs the tests must not leak into them.
 _LEAKING = (

@@ -10,6 +10,8 @@ adapted one.
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 from typing import Any, cast
 
 import torch
@@ -22,7 +24,7 @@ from modelcore.gptx.vocab_padding import PaddedHead
 
 # Logits a chunk: few enough on a CPU to stay near its last cache, many on a GPU to keep it busy.
 _CHUNK_ON_CPU = 1 << 22
-_CHUNK_ON_GPU = 1 << 28
+_CHUNK_ON_GPU = 1 << 30
 
 
 def count_targets(targets: Tensor) -> Tensor:
@@ -60,20 +62,22 @@ def _loss_of_any_head(hidden: Tensor, head: nn.Module, targets: Tensor) -> Tenso
     def loss(h: Tensor, target: Tensor) -> Tensor:
         return F.cross_entropy(head(h).float(), target, ignore_index=IGNORED, reduction="sum")
 
-    size = _chunk_size(hidden.device, cast(int, head.out_features))
+    size = _chunk_size(hidden.device, cast(int, head.out_features), hidden.shape[0])
     pieces = zip(torch.split(hidden, size), torch.split(targets, size), strict=True)
     return torch.stack([checkpoint(loss, h, target, use_reentrant=False) for h, target in pieces]).sum()
 
 
-def _chunk_size(device: torch.device, vocab_size: int) -> int:
-    """Tokens whose logits are held at once."""
-    return max(1, (_CHUNK_ON_CPU if device.type == "cpu" else _CHUNK_ON_GPU) // vocab_size)
+def _chunk_size(device: torch.device, vocab_size: int, tokens: int) -> int:
+    """Tokens whose logits are held at once; chunks are as good as equal, none is a small rest."""
+    most = max(1, (_CHUNK_ON_CPU if device.type == "cpu" else _CHUNK_ON_GPU) // vocab_size)
+    return -(-tokens // -(-tokens // most))
 
 
 class _HeadAndLoss(torch.autograd.Function):
     """Head and cross-entropy in one, chunk by chunk; gradients are made in the forward pass.
 
-    Products are in the dtype of ``hidden``; logits, loss and the sum of the weight's gradient in fp32.
+    Products are in the dtype of ``hidden``, and so are logits and their gradient; loss, softmax and the sum of the
+    weight's gradient in fp32.
     """
 
     @staticmethod
@@ -85,26 +89,16 @@ class _HeadAndLoss(torch.autograd.Function):
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if for_weight else None
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         ctx.weight_dtype, weight = weight.dtype, weight.to(hidden.dtype)
-        chunk = _chunk_size(hidden.device, weight.shape[0])
+        chunk = _chunk_size(hidden.device, weight.shape[0], hidden.shape[0])
         for start in range(0, hidden.shape[0], chunk):
             h = hidden[start : start + chunk]  # (n, d_model)
-            target = targets[start : start + chunk, None]  # (n, 1)
-            counts = target != IGNORED
-            target = target.where(counts, 0)
-            logits = (h @ weight.T).float()  # (n, vocab_size, and the padding's if there is any)
-            logits[:, vocab_size:] = float("-inf")  # padding has probability 0, and its gradient is 0
-            log_p = F.log_softmax(logits, dim=-1)
-            total -= log_p.gather(1, target).mul_(counts).sum()
-            if grad_hidden is None:
-                continue
-            # The logits' gradient is p - onehot(target). Rows that do not count are zeroed where it is narrow.
-            grad = log_p.exp_().scatter_add_(1, target, log_p.new_tensor(-1.0).expand_as(target)).to(hidden.dtype)
-            torch.mul(grad @ weight, counts, out=grad_hidden[start : start + chunk])
+            logits = h @ weight.T  # (n, vocab_size, and the padding's if there is any)
+            loss, grad = _loss_and_gradient(logits, targets[start : start + chunk], vocab_size, with_gradient)
+            total += loss
+            if grad_hidden is not None:
+                torch.mm(grad, weight, out=grad_hidden[start : start + chunk])
             if grad_weight is not None:
-                if grad.dtype == torch.float32:
-                    grad_weight.addmm_(grad.T, h * counts)
-                else:
-                    grad_weight += grad.T @ (h * counts)
+                _add_product(grad_weight, grad.T, h)
         ctx.save_for_backward(grad_hidden, grad_weight)
         return total
 
@@ -119,3 +113,45 @@ class _HeadAndLoss(torch.autograd.Function):
             None,
             None,
         )
+
+
+def _loss_and_gradient(logits: Tensor, targets: Tensor, vocab_size: int, with_gradient: bool) -> tuple[Tensor, Tensor]:
+    """The summed loss of logits, and their gradient in their dtype, for which their memory may be used.
+
+    Args:
+        logits: (n, columns); those beyond ``vocab_size`` are padding, with probability and gradient 0.
+        targets: (n,) int64; ``IGNORED`` where a row does not count.
+        vocab_size: How many columns count.
+        with_gradient: Whether the gradient is wanted.
+
+    Returns:
+        The sum in nats, 0-D fp32, and softmax(logits) - onehot(target), (n, columns).
+    """
+    if logits.is_cuda and _has_triton():
+        from modelcore.kernels.cross_entropy import cross_entropy_
+
+        return cross_entropy_(logits, targets, vocab_size, IGNORED, with_gradient).sum(), logits
+    counts = (targets != IGNORED)[:, None]  # (n, 1)
+    targets = targets[:, None].where(counts, 0)
+    logits[:, vocab_size:] = float("-inf")
+    log_p = F.log_softmax(logits.float(), dim=-1)
+    loss = -log_p.gather(1, targets).mul_(counts).sum()
+    if not with_gradient:
+        return loss, logits
+    grad = log_p.exp_().scatter_add_(1, targets, log_p.new_tensor(-1.0).expand_as(targets))
+    return loss, grad.index_fill_(0, (~counts).nonzero()[:, 0], 0.0).to(logits.dtype)
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """``total += a b``, in fp32 whatever the factors are in."""
+    if a.dtype == torch.float32:
+        total.addmm_(a, b)
+    elif a.is_cuda:
+        total += torch.mm(a, b, out_dtype=torch.float32)
+    else:
+        total += a @ b
+
+
+@functools.cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
