@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
-from collections.abc import Iterator
-from typing import cast
+from collections.abc import Callable, Iterator
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,11 @@ from modelcore.gptx.positions import alibi_bias, alibi_slopes, positions_in_docu
 
 
 class Block(nn.Module):
-    """Attention, then feed-forward, each normalized before and added to the residual stream after."""
+    """Attention, then feed-forward, each normalized before and added to the residual stream after.
+
+    The last of these sums is left to whoever comes next: there it is one kernel with the norm that follows it, where
+    blocks are compiled one by one.
+    """
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -31,10 +36,14 @@ class Block(nn.Module):
         self.feedforward = FeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, inputs: AttentionInputs, cache: KVCache | None, layer: int) -> Tensor:
-        """Maps (batch, time, d_model) to the same shape."""
+    def forward(
+        self, x: Tensor, change: Tensor | None, inputs: AttentionInputs, cache: KVCache | None, layer: int
+    ) -> tuple[Tensor, Tensor]:
+        """The residual stream and the change still to be added to it, from what the block before gave as these."""
+        if change is not None:
+            x = x + change
         x = x + self.dropout(self.attention(self.attention_norm(x), inputs, cache, layer))
-        return cast(Tensor, x + self.dropout(self.feedforward(self.feedforward_norm(x))))
+        return x, self.dropout(self.feedforward(self.feedforward_norm(x)))  # each (batch, time, d_model)
 
 
 class GPT(nn.Module):
@@ -48,6 +57,8 @@ class GPT(nn.Module):
         config: The shape.
         gradient_checkpointing: Whether a forward pass with gradients keeps only each block's input; the backward pass
             computes the block again, dropout included, and gives the same gradients.
+        compiled: Whether a forward pass with gradients runs blocks compiled by ``torch.compile``: one compilation
+            serves all blocks.
     """
 
     cos: Tensor | None
@@ -57,7 +68,7 @@ class GPT(nn.Module):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = config
-        self.gradient_checkpointing = False
+        self.gradient_checkpointing = self.compiled = False
         self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.embedding_norm = build_norm(config) if config.embedding_norm else None
         self.position_embedding = (
@@ -122,12 +133,17 @@ class GPT(nn.Module):
         if self.position_embedding is not None:
             x = x + self.position_embedding(positions)
         x = self.dropout(x)
+        if torch.is_autocast_enabled(x.device.type):  # the sums of the residual stream are as wide as the products
+            x = x.to(torch.get_autocast_dtype(x.device.type))
+        change = None
+        training = torch.is_grad_enabled()
+        run = _compiled_run() if self.compiled and training else _run
         for layer, block in enumerate(self.blocks):
-            if self.gradient_checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, inputs, cache, layer, use_reentrant=False)
+            if self.gradient_checkpointing and training:
+                x, change = checkpoint(run, block, x, change, inputs, cache, layer, use_reentrant=False)
             else:
-                x = block(x, inputs, cache, layer)
-        return cast(Tensor, self.norm(x))
+                x, change = run(block, x, change, inputs, cache, layer)
+        return cast(Tensor, run(_norm_of_sum, self.norm, x, change))
 
     def _inputs(
         self, tokens: Tensor, cache: KVCache | None, documents: Tensor | None = None
@@ -218,6 +234,20 @@ class GPT(nn.Module):
             return visible
         bias = alibi_bias(self.slopes.float(), positions, key_positions)  # (B, heads, T, S)
         return bias.masked_fill(~visible, float("-inf")).to(self.embedding.weight.dtype)
+
+
+def _run(function: Callable[..., Any], *arguments: Any) -> Any:
+    return function(*arguments)
+
+
+@functools.cache
+def _compiled_run() -> Callable[..., Any]:
+    """The same, compiled anew for each kind of function and each shape of arguments."""
+    return torch.compile(_run)
+
+
+def _norm_of_sum(norm: nn.Module, x: Tensor, change: Tensor) -> Tensor:
+    return cast(Tensor, norm(x + change))
 
 
 @contextlib.contextmanager

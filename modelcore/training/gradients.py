@@ -39,12 +39,13 @@ def accumulate_gradients(
     """
     ranks = gradient_sum.ranks if gradient_sum is not None else Ranks()
     device = next(head.parameters()).device
-    count = ranks.sum(count_targets(batch[1]).to(device, torch.float32)).clamp_min(1)
+    batch = [_move(part, device) for part in batch]
+    count = ranks.sum(count_targets(batch[1]).float()).clamp_min(1)
     loss = torch.zeros((), device=device)
     rows = batch[0].shape[0]
     size = micro_batch_size or rows
     for start in range(0, rows, size):
-        x, y, *documents = (_move(part[start : start + size], device) for part in batch)
+        x, y, *documents = (part[start : start + size] for part in batch)
         with cast():
             states = hidden(x, documents=documents[0]) if documents else hidden(x)
             piece = summed_loss(states, head, y) / count
@@ -64,6 +65,7 @@ def clip_gradients(parameters: list[nn.Parameter], clip_norm: float) -> Tensor:
 
 
 def _move(tokens: Tensor, device: torch.device) -> Tensor:
+    """``tokens`` on the device; the host goes on without waiting for it."""
     if device.type != "cuda":
         return tokens.to(device)
     return tokens.pin_memory().to(device, non_blocking=True)

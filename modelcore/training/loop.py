@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
@@ -24,6 +25,7 @@ from modelcore.training.parallel import GradientSum, Ranks
 from modelcore.training.peak import peak_flops
 from modelcore.training.precision import autocast, fast_kernels
 from modelcore.training.recipe import TrainingSettings
+from modelcore.training.recomputation import cheap_recomputation
 from modelcore.training.schedule import learning_rate_factor
 from modelcore.training.spikes import SpikeRule
 from modelcore.training.state import Part, random_state, restore_random_state, resume, save_checkpoint
@@ -94,14 +96,16 @@ def train(
         InputError: If too many steps in a row are not finite, weights or held-out loss are not finite, the
             newest checkpoint is of another run, or all are damaged. A checkpoint written before stays.
     """
-    with fast_kernels(settings.precision, model.device, settings.sequence_length):
-        model.gradient_checkpointing = settings.gradient_checkpointing
+    recompute = cheap_recomputation() if settings.recompute == "cheap" else contextlib.nullcontext()
+    with fast_kernels(settings.precision, model.device, settings.sequence_length), recompute:
+        model.gradient_checkpointing = settings.recompute == "blocks"
+        model.compiled = settings.compile and model.device.type == "cuda"
         try:
             return _train(
                 model, batches, settings, bytes_per_token, heldout, checkpoints, report, name, ranks or Ranks()
             )
         finally:
-            model.gradient_checkpointing = False
+            model.gradient_checkpointing = model.compiled = False
 
 
 def _train(
@@ -124,7 +128,6 @@ def _train(
     parts: dict[str, Part] = {"optimizer": optimizer, "average": average, "spikes": spikes}
     gradient_sum = GradientSum(parameters, ranks)
     cast = autocast(settings.precision, device)
-    hidden = torch.compile(model.hidden, dynamic=False) if settings.compile and device.type == "cuda" else model.hidden
     flops_per_token = model.config.flops_per_token(settings.sequence_length)
     peak = peak_flops(device) * ranks.size
 
@@ -152,7 +155,7 @@ def _train(
                 decay_fraction=settings.decay_fraction,
             )
             optimizer.zero_grad()
-            loss = accumulate_gradients(hidden, model.head, batch, settings.micro_batch_size, cast, gradient_sum)
+            loss = accumulate_gradients(model.hidden, model.head, batch, settings.micro_batch_size, cast, gradient_sum)
             norm = clip_gradients(parameters, settings.clip_norm)
             finite = (torch.isfinite(loss) & torch.isfinite(norm)).float()
             spike = spikes.is_spike(loss, norm, finite)

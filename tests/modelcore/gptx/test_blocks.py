@@ -34,11 +34,13 @@ def model(request) -> GPT:
 
 @torch.no_grad()
 def test_every_sub_layer_has_the_shape_it_says(model):
-    shapes = {}
+    outputs = {}
     for name, module in model.named_modules():
-        module.register_forward_hook(lambda _, __, output, name=name: shapes.update({name: tuple(output.shape)}))
+        module.register_forward_hook(lambda _, __, output, name=name: outputs.update({name: output}))
     model(torch.zeros(2, 7, dtype=torch.long))
     width = 160 if model.config.feedforward == "swiglu" else 80
+    x_and_change = [outputs.pop(f"blocks.{layer}") for layer in range(3)]
+    shapes = {name: tuple(output.shape) for name, output in outputs.items()}
     for layer in range(3):
         assert shapes[f"blocks.{layer}.attention_norm"] == (2, 7, 48)
         assert shapes[f"blocks.{layer}.attention.qkv"] == (2, 7, 48 + 2 * 2 * 8)
@@ -47,7 +49,7 @@ def test_every_sub_layer_has_the_shape_it_says(model):
         assert shapes[f"blocks.{layer}.feedforward_norm"] == (2, 7, 48)
         assert shapes[f"blocks.{layer}.feedforward.up"] == (2, 7, width)
         assert shapes[f"blocks.{layer}.feedforward.down"] == (2, 7, 48)
-        assert shapes[f"blocks.{layer}"] == (2, 7, 48)
+        assert [tuple(part.shape) for part in x_and_change[layer]] == [(2, 7, 48), (2, 7, 48)]
     assert shapes["norm"] == (2, 7, 48)
     assert shapes["head"] == shapes[""] == (2, 7, 53)
 
