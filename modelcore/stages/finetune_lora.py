@@ -133,8 +133,8 @@ def finetune_lora(
             final_fraction=0.0,
             log_every=LOG_EVERY,
             seed=seed,
-            compile=False,  # every batch has another length
-            precision="fp32",  # for each length oneDNN would keep kernels and buffers: gigabytes in the end
+            # On a CPU oneDNN would keep kernels and buffers for every length of a batch: gigabytes in the end.
+            precision="auto" if torch.cuda.is_available() else "fp32",
         )
         tokenizer.check_model(model.config.vocab_size)
         with tempfile.TemporaryDirectory() as scratch:

@@ -38,7 +38,7 @@ _BOOKKEEPING = (
     "keep_checkpoints",
     "log_every",
     "compile",
-    "gradient_checkpointing",
+    "recompute",
     "pad_vocab_to_multiple",
 )
 

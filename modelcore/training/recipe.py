@@ -15,6 +15,7 @@ from modelcore.training.precision import Precision
 from modelcore.training.schedule import Schedule
 
 OptimizerKind = Literal["adamw", "muon"]
+Recompute = Literal["nothing", "cheap", "blocks"]
 
 DEFAULT_RECIPE = "llama-nano"
 RECIPES = Path(__file__).parent / "recipes"
@@ -66,8 +67,10 @@ class TrainingSettings:
             which makes a GPU's products faster and changes nothing else. 1: no padding.
         separate_documents: Whether attention stays inside each document of a window, positions begin anew in each, and
             no document's first token is a target of the one before.
-        gradient_checkpointing: Whether only the input of each block is kept for the backward pass, which then computes
-            the block again (Chen et al. 2016): the same gradients, for one more forward pass and far less memory.
+        recompute: What the backward pass computes again instead of keeping it; gradients are the same. ``nothing``;
+            ``cheap``: in compiled blocks, whatever one pass over memory makes again
+            (:mod:`modelcore.training.recomputation`); ``blocks``: everything but the input of each block (Chen et al.
+            2016), for one more forward pass and far less memory.
         ema_decay: Decay of the exponential moving average of the weights, which is then what is evaluated and saved at
             the end (:mod:`modelcore.training.averaging`); 0: the last weights are.
         spike_deviations: A step whose loss or gradient norm is so many standard deviations above the mean of those
@@ -102,7 +105,7 @@ class TrainingSettings:
     compile: bool = True
     pad_vocab_to_multiple: int = 1
     separate_documents: bool = False
-    gradient_checkpointing: bool = False
+    recompute: Recompute = "nothing"
     ema_decay: float = 0.0
     spike_deviations: float = 0.0
 
@@ -140,11 +143,16 @@ class TrainingSettings:
             check_number("betas", beta)
         if not all(0 <= beta < 1 for beta in self.betas):
             raise InputError(f"betas is {list(self.betas)}; both must be at least 0 and below 1")
-        for name, kind in (("optimizer", OptimizerKind), ("schedule", Schedule), ("precision", Precision)):
+        for name, kind in (
+            ("optimizer", OptimizerKind),
+            ("schedule", Schedule),
+            ("precision", Precision),
+            ("recompute", Recompute),
+        ):
             check_choice(name, getattr(self, name), get_args(kind))
         if not 0 <= self.ema_decay < 1:
             raise InputError(f"ema_decay is {self.ema_decay}; it must be at least 0 and below 1")
-        for name in ("compile", "separate_documents", "gradient_checkpointing"):
+        for name in ("compile", "separate_documents"):
             check_flag(name, getattr(self, name))
         if self.micro_batch_size and self.batch_size % self.micro_batch_size:
             raise InputError(

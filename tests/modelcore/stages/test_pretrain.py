@@ -109,13 +109,13 @@ def test_what_the_caller_gives_goes_before_the_recipe(tokens, recipe, tmp_path):
 
 
 def test_the_settings_of_a_recipe_reach_the_run(tokens, recipe, tmp_path):
-    """Each of them changes the model, but for gradient checkpointing, which must not."""
+    """Each of them changes the model, but for recomputing, which must not."""
     settings = {
         "plain": "",
         "separate": "  separate_documents: true\n",
         "average": "  ema_decay: 0.9\n",
         "spikes": "  spike_deviations: 0.1\n",
-        "recomputed": "  gradient_checkpointing: true\n",
+        "recomputed": "  recompute: blocks\n",
     }
     found, results = {}, {}
     for name, line in settings.items():

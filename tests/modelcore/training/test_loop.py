@@ -254,11 +254,11 @@ def test_the_average_of_the_weights_is_what_is_evaluated_and_left_behind(
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_gradient_checkpointing_trains_the_same_model_bit_for_bit(make_model, make_settings, make_batches, optimizer):
+def test_recomputing_blocks_trains_the_same_model_bit_for_bit(make_model, make_settings, make_batches, optimizer):
     """With dropout on: the second pass through a block drops what the first one did."""
     trained, passes = [], []
-    for wanted in (False, True):
-        settings = make_settings(steps=6, optimizer=optimizer, gradient_checkpointing=wanted)
+    for recompute in ("nothing", "blocks"):
+        settings = make_settings(steps=6, optimizer=optimizer, recompute=recompute)
         model = make_model(dropout=0.3)
         calls = []
         model.blocks[0].feedforward.register_forward_hook(lambda *_, calls=calls: calls.append(1))
@@ -283,7 +283,7 @@ def interrupt_at(step):
     "more",
     [
         {},
-        {"micro_batch_size": 4, "ema_decay": 0.8, "spike_deviations": 1.5, "gradient_checkpointing": True},
+        {"micro_batch_size": 4, "ema_decay": 0.8, "spike_deviations": 1.5, "recompute": "blocks"},
     ],
     ids=["plain", "in pieces, with average, spikes and gradient checkpointing"],
 )

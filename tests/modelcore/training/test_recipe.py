@@ -125,7 +125,7 @@ def test_what_is_wrong_in_a_file_is_said_in_one_line(tmp_path, text, expected):
         ("precision", "fp8"),
         ("compile", "yes"),
         ("separate_documents", 1),
-        ("gradient_checkpointing", "no"),
+        ("recompute", "yes"),
         ("ema_decay", 1.0),
         ("ema_decay", -0.1),
         ("spike_deviations", -1.0),
