@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from modelcore.loading import loading
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -159,7 +161,8 @@ def svg(figure: Figure, name: str, description: str) -> str:
     """
     import html
 
-    from matplotlib import rc_context
+    with loading():
+        from matplotlib import rc_context
 
     buffer = io.StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
@@ -179,8 +182,9 @@ def svg(figure: Figure, name: str, description: str) -> str:
 @contextmanager
 def _panels(rows: int, height: float) -> Iterator[tuple[Figure, list[Axes]]]:
     """A figure of 7 inches' width with panels of ``height`` inches one above the other, in the pictures' style."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
+    with loading():
+        from matplotlib import rc_context
+        from matplotlib.figure import Figure
 
     with rc_context(STYLE):
         figure = Figure(figsize=(7, rows * height))

@@ -14,6 +14,7 @@ from importlib.metadata import version as installed_version
 from pathlib import Path
 
 from modelcore.errors import InputError
+from modelcore.loading import loading
 
 logger = logging.getLogger(__name__)
 
@@ -81,18 +82,21 @@ def register_huggingface(name: str, export: Path, run_id: str, tags: Mapping[str
     """
     # Everything is on this disk: the hub would only be asked for a model card that does not exist.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    import transformers
+    with loading():
+        import mlflow.transformers
+        import transformers
+        from transformers import PreTrainedModel, pipeline  # noqa: F401, what every model imports first
 
-    import mlflow
+        import mlflow
 
     transformers.utils.logging.disable_progress_bar()
     logging.getLogger("mlflow.transformers").setLevel(logging.ERROR)
     # A pipeline object, not the folder's path: with transformers 5 mlflow 3.17 fails on a path.
-    pipeline = transformers.pipeline("text-generation", model=str(export), device="cpu")
+    generator = pipeline("text-generation", model=str(export), device="cpu")
     requirements = [f"{package}=={installed_version(package).split('+')[0]}" for package in ("transformers", "torch")]
     with mlflow.start_run(run_id=run_id):
         logged = mlflow.transformers.log_model(
-            transformers_model=pipeline,
+            transformers_model=generator,
             name=name,
             registered_model_name=name,
             pip_requirements=requirements,

@@ -9,6 +9,8 @@ Where a stage finds itself decides what happens:
   tag ``kfp.pipeline_run_id``, or made, and the stage becomes its child.
 * Only ``MLFLOW_TRACKING_URI`` is set (the command line): the stage is a run of its own.
 * None is set: nothing is tracked, and mlflow is not even imported.
+
+Under the local runner a stage does not import mlflow either: it tells the driver, see :mod:`modelcore.relay`.
 """
 
 from __future__ import annotations
@@ -19,21 +21,21 @@ import math
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal, TypeAlias
 
 from modelcore import launch
 from modelcore.atomic import disk_is_full
 from modelcore.errors import InputError, first_line
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 logger = logging.getLogger(__name__)
 
 DEFAULT_EXPERIMENT = "aic-ai-poc-gpt"
 INTERRUPTED = "interrupted"  # the failure of a run that somebody stopped
+
+Chart: TypeAlias = Literal["loss_curve", "learning_rate", "token_lengths", "bits_per_byte", "reliability"]
+Columns: TypeAlias = Mapping[str, Sequence[Any]]
 
 
 class Run:
@@ -53,8 +55,14 @@ class Run:
     def log_text(self, text: str, file: str) -> None:
         """Stores ``text`` as the artifact ``file``."""
 
-    def log_figure(self, figure: Figure, file: str) -> None:
-        """Stores a matplotlib figure as the artifact ``file``; its ending names the format."""
+    def log_chart(self, file: str, chart: Chart, *columns: Columns) -> None:
+        """Draws a picture and stores it as an artifact.
+
+        Args:
+            file: The artifact; its ending names the format.
+            chart: A function of :mod:`modelcore.charts`.
+            *columns: What it draws.
+        """
 
     def log_path(self, path: Path, folder: str | None = None) -> None:
         """Stores a file, or a folder's content, under the artifact folder ``folder``."""
@@ -114,8 +122,11 @@ class MLflowRun(Run):
         """Stores ``text`` as the artifact ``file``."""
         self._client.log_text(self.run_id, text, file)
 
-    def log_figure(self, figure: Figure, file: str) -> None:
-        """Stores a matplotlib figure as the artifact ``file``; its ending names the format."""
+    def log_chart(self, file: str, chart: Chart, *columns: Columns) -> None:
+        """Draws a picture and stores it as the artifact ``file``; arguments as in :meth:`Run.log_chart`."""
+        from modelcore import charts
+
+        figure = getattr(charts, chart)(*columns)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / Path(file).name
             figure.savefig(path, bbox_inches="tight")
@@ -164,6 +175,19 @@ def start_stage(name: str) -> Run:
     """
     if not os.environ.get("MLFLOW_TRACKING_URI") or launch.rank() > 0:
         return Run()
+    if address := os.environ.get("MODELCORE_RELAY"):
+        from modelcore.relay import RelayedRun
+
+        return RelayedRun(address, name)
+    return start_run_of_stage(name)
+
+
+def start_run_of_stage(name: str) -> MLflowRun:
+    """Like :func:`start_stage`, tracked by this process.
+
+    Raises:
+        InputError: If MLflow cannot be used.
+    """
     with _usable():
         if run_id := os.environ.get("MLFLOW_RUN_ID"):
             return MLflowRun(run_id, owned=False)
@@ -284,6 +308,7 @@ def _make_database(uri: str) -> None:
         return
     from mlflow.tracking import MlflowClient
 
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         fresh = Path(folder) / path.name

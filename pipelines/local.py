@@ -7,8 +7,10 @@ write to, a log one can read, and collects what the stages made.
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import datetime
+import gc
 import os
 import shutil
 import sys
@@ -22,6 +24,7 @@ from modelcore import threads, tracking
 from modelcore.atomic import disk_is_full, write_json
 from modelcore.errors import InputError, first_line
 from modelcore.interrupts import Interrupts
+from modelcore.relay import Relay
 from modelcore.stages.stage import StageSummary
 from pipelines import inputs, run_folder
 from pipelines.make_line import make_line
@@ -39,15 +42,18 @@ class LocalRun:
         name: The run's name; a run that stopped half-way is taken up again under its own name.
         parameters: Every parameter of the pipeline by name, but ``run_folder``.
         defaults: The pipeline's own values of them.
+        started: When it began, in seconds of Unix time.
 
     Raises:
         InputError: If a finished run of that name exists, something else stands in the way, or an input is missing.
     """
 
-    def __init__(self, runs: Path, name: str, parameters: dict[str, Any], defaults: dict[str, Any]) -> None:
+    def __init__(
+        self, runs: Path, name: str, parameters: dict[str, Any], defaults: dict[str, Any], started: float
+    ) -> None:
         run_folder.check(runs, name)
         inputs.check(parameters)
-        self.given, self.defaults = parameters, defaults
+        self.given, self.defaults, self.started = parameters, defaults, started
         self.runs, self.name, self.folder = runs, name, runs / name
         self.work = self.folder / run_folder.WORK
         self.parameters = parameters | {"run_folder": _shown(self.folder)}
@@ -66,9 +72,9 @@ class LocalRun:
         Raises:
             InputError: If the run is under way in another process.
         """
-        started = time.time()
         with (
             run_folder.only_one(self.folder),
+            Relay(),
             open(self.folder / run_folder.LOG, "a", encoding="utf-8") as file,
         ):
             end_stages(self.root)  # of a process that was killed before its stages were
@@ -85,7 +91,7 @@ class LocalRun:
                     sys.stderr.write(f"error: {failure}\n{self.mended()}\n")
                     return 1
                 summaries = run_folder.collect(self.root, self.folder)
-                seconds = time.time() - started
+                seconds = time.time() - self.started
                 tracked.log_metrics({"pipeline_seconds": seconds} | _headline(summaries))
                 tracked.log_path(self.folder / "report", "report")
                 tracked.end()
@@ -99,7 +105,9 @@ class LocalRun:
                 self.folder / run_folder.DONE,
                 {
                     "name": self.name,
-                    "started": datetime.datetime.fromtimestamp(started, datetime.UTC).isoformat(timespec="seconds"),
+                    "started": datetime.datetime.fromtimestamp(self.started, datetime.UTC).isoformat(
+                        timespec="seconds"
+                    ),
                     "seconds": round(seconds, 1),
                     "parameters": self.parameters,
                     "mlflow_run_id": tracked.run_id,
@@ -146,6 +154,8 @@ class LocalRun:
 def main(arguments: list[str] | None = None) -> int:
     """Runs the pipeline; returns the exit status: 0, 1 for an error that was explained, 130 or 143 if interrupted."""
     run: LocalRun | None = None
+    started = time.time()
+    atexit.register(gc.freeze)  # spares the interpreter going over what it is about to forget
 
     def say_goodbye() -> None:
         sys.stderr.write(f"interrupted. {run.onward()}\n" if run is not None and run.work.exists() else "interrupted\n")
@@ -161,7 +171,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser = _parser(pipeline)
         options, defaults = vars(parser.parse_args(arguments)), vars(parser.parse_args([]))
         runs, name = Path(options.pop("runs")).absolute(), options.pop("name") or _new_name()
-        run = LocalRun(runs, name, options, defaults)
+        run = LocalRun(runs, name, options, defaults, started)
         return run.run(pipeline, interrupts)
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
@@ -234,7 +244,10 @@ def _prepare_environment(runs: Path, name: str) -> None:
 def _headline(summaries: list[StageSummary]) -> dict[str, float]:
     """The few figures by which pipeline runs are compared."""
     stages = {summary.stage: summary for summary in summaries}
-    figures = {"peak_memory_mib": max(summary.peak_memory_mib for summary in summaries)}
+    figures = {
+        "peak_memory_mib": max(summary.peak_memory_mib for summary in summaries),
+        "work_seconds": sum(summary.work_seconds for summary in summaries),
+    }
     for key in ("bits_per_byte", "pretrained_bits_per_byte", "perplexity"):
         if isinstance(value := stages["evaluate"].results.get(key), int | float):
             figures[key] = float(value)

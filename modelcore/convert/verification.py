@@ -12,6 +12,7 @@ import torch
 
 from modelcore.errors import ConversionError
 from modelcore.gptx import GPT
+from modelcore.loading import loading
 from modelcore.tokenizers import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -75,7 +76,8 @@ def difference_from_peft(model: GPT, adapter: Path, base: Path) -> float | None:
     if find_spec("peft") is None or find_spec("transformers") is None:
         logger.warning("peft is not installed: %s was not loaded with it", adapter)
         return None
-    from peft import PeftModel
+    with loading():
+        from peft import PeftModel
 
     plain = _load_with_transformers(base)
     try:
@@ -132,7 +134,8 @@ def check_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     """
     if find_spec("transformers") is None:
         return
-    from transformers import AutoTokenizer
+    with loading():
+        from transformers import AutoTokenizer
 
     try:
         theirs = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -174,8 +177,9 @@ def _load_with_transformers(folder: Path) -> Any:
     Raises:
         ConversionError: If it cannot be loaded whole.
     """
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging as their_logging
+    with loading():
+        from transformers import AutoModelForCausalLM, PreTrainedModel  # noqa: F401, what every model imports first
+        from transformers.utils import logging as their_logging
 
     bars = their_logging.is_progress_bar_enabled()
     their_logging.disable_progress_bar()

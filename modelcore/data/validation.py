@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from modelcore.data.facts import COLUMNS, OVERLAP
 from modelcore.data.sources import MAX_DOCUMENT_BYTES
+from modelcore.loading import loading
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -86,7 +87,8 @@ class Validator:
 
     def __init__(self) -> None:
         os.environ["GX_ANALYTICS_ENABLED"] = "false"  # read when great_expectations is imported
-        import great_expectations as gx
+        with loading():
+            import great_expectations as gx
 
         self._context = gx.get_context(mode="ephemeral")
         self._context.enable_analytics(False)

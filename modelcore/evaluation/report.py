@@ -339,7 +339,8 @@ def render_table(stages: Sequence[StageSummary], *, run_folder: str = "", total_
         lines.append(f"{stage.stage:<22}{duration(stage.seconds):>14}{f'{stage.peak_memory_mib:,.0f} MiB':>16}{cached}")
     lines.append(f"{'all stages':<22}{duration(facts.seconds):>14}{f'{facts.peak_memory_mib:,.0f} MiB':>16}")
     if total_seconds is not None:
-        lines.append(f"{'whole run':<22}{duration(total_seconds):>14}   with the report and the time between stages")
+        share = f"{facts.work_seconds / total_seconds:.0%} at work, the rest: starting stages, loading libraries"
+        lines.append(f"{'whole run':<22}{duration(total_seconds):>14}   {share}")
     if facts.scores:
         lines += ["", "held-out text, bits per byte (lower is better)"]
         lines += [f"  {name:<20}{bits:>8.3f}" for name, bits, _ in facts.scores]

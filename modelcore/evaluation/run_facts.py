@@ -92,6 +92,11 @@ class RunFacts:
         return sum(summary.seconds for summary in self.stages)
 
     @property
+    def work_seconds(self) -> float:
+        """Of these, what the stages spent at their own work, not on starting and on loading libraries."""
+        return sum(summary.work_seconds for summary in self.stages)
+
+    @property
     def peak_memory_mib(self) -> float:
         """Memory of the stage that took the most."""
         return max((summary.peak_memory_mib for summary in self.stages), default=0.0)

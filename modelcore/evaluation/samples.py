@@ -6,9 +6,12 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import TYPE_CHECKING
 
-from modelcore.inference import SamplingConfig, TextGenerator
 from modelcore.tokenizers.chat import Message, format_prompt, reply_text
+
+if TYPE_CHECKING:
+    from modelcore.inference import TextGenerator
 
 PROMPTS = 3
 """How many prompts are put to the models."""
@@ -86,6 +89,8 @@ def draw_samples(
         seed: Of the random numbers.
         max_tokens: Longest answer; a tuned model mostly ends before.
     """
+    from modelcore.inference import SamplingConfig  # with torch, which a report does without
+
     sampling = SamplingConfig(temperature=0.7, top_p=0.9, seed=seed)
     samples = []
     for prompt in prompts:

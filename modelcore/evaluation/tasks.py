@@ -27,6 +27,7 @@ import yaml
 from modelcore.atomic import write_text
 from modelcore.errors import InputError
 from modelcore.evaluation.passages import LastWord, MultipleChoice, make_tasks
+from modelcore.loading import loading
 
 if TYPE_CHECKING:
     from modelcore.inference import TextGenerator
@@ -131,10 +132,11 @@ def run_tasks(generator: TextGenerator, folder: Path, names: Iterable[str]) -> d
     # Read by the libraries when they are imported: without it, datasets tells the hub of every load.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
-    import lm_eval
-    from lm_eval.tasks import TaskManager
+    with loading():
+        import lm_eval
+        from lm_eval.tasks import TaskManager
 
-    from modelcore.evaluation.harness import HarnessModel
+        from modelcore.evaluation.harness import HarnessModel
 
     with tempfile.TemporaryDirectory() as cache:
         files = {name: {"test": str((folder / f"{name}.jsonl").absolute())} for name in names}

@@ -99,14 +99,10 @@ def evaluate(
             write_json(fresh / FILE, stage.results)
             write_text(fresh / SAMPLES_FILE, as_markdown(samples))
         stage.run.log_path(out, "evaluation")
-        if stage.run.run_id is not None:
-            from modelcore import charts
-
-            stage.run.log_figure(charts.bits_per_byte(stage.series["bits_per_byte"]), "bits_per_byte.png")
-            stage.run.log_figure(
-                charts.reliability(stage.series["reliability"], stage.series["pretrained_reliability"]),
-                "reliability.png",
-            )
+        stage.run.log_chart("bits_per_byte.png", "bits_per_byte", stage.series["bits_per_byte"])
+        stage.run.log_chart(
+            "reliability.png", "reliability", stage.series["reliability"], stage.series["pretrained_reliability"]
+        )
     return stage.summary
 
 

@@ -176,10 +176,7 @@ def finetune_lora(
         )
         with atomic_directory(out) as fresh:
             save_adapter(fresh, model, base=checkpoint)
-        if stage.run.run_id is not None:
-            from modelcore import charts
-
-            stage.run.log_figure(charts.loss_curve(stage.series["loss_curve"]), "loss_curve.png")
+        stage.run.log_chart("loss_curve.png", "loss_curve", stage.series["loss_curve"])
     return stage.summary
 
 

@@ -175,12 +175,8 @@ def pretrain(
                 write_json(fresh / "training.json", training)
             if folder is not None:
                 remove_checkpoints(folder)
-        if stage.run.run_id is not None:
-            from modelcore import charts
-
-            figure = charts.loss_curve(history.loss_curve, history.heldout_curve)
-            stage.run.log_figure(figure, "loss_curve.png")
-            stage.run.log_figure(charts.learning_rate(history.loss_curve), "learning_rate.png")
+        stage.run.log_chart("loss_curve.png", "loss_curve", history.loss_curve, history.heldout_curve)
+        stage.run.log_chart("learning_rate.png", "learning_rate", history.loss_curve)
     return stage.summary
 
 

@@ -64,11 +64,8 @@ def train_tokenizer(
             with atomic_directory(out) as folder:
                 _train(stage, corpus, folder, vocab_size, algorithm, seed, user_symbols)
             stage.keep({"tokenizer": out})
-        if stage.run.run_id is not None:
-            from modelcore.charts import token_lengths
-
-            stage.run.log_figure(token_lengths(stage.series["token_lengths"]), "token_lengths.png")
-            stage.run.log_path(out, "tokenizer")
+        stage.run.log_chart("token_lengths.png", "token_lengths", stage.series["token_lengths"])
+        stage.run.log_path(out, "tokenizer")
     return stage.summary
 
 

@@ -30,6 +30,16 @@ def test_torch_numpy_and_safetensors_are_enough_to_import(module):
     assert child.returncode == 0, child.stderr
 
 
+def test_a_report_is_written_without_torch_and_mlflow():
+    code = (
+        "import sys, modelcore.stages.write_report\n"
+        "from modelcore.evaluation.report import render_report, render_table\n"
+        "render_report([]), render_table([])\n"
+        "sys.exit(bool({'torch', 'mlflow', 'pandas'} & sys.modules.keys()))\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_reading_batches_needs_nothing_of_training():
     code = "import sys, modelcore.data.loader; sys.exit('modelcore.training' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

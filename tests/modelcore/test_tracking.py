@@ -101,13 +101,11 @@ def test_a_failed_stage_is_marked_failed_with_its_reason(mlflow_client, monkeypa
 
 
 def test_texts_pictures_folders_and_data_sets_arrive(mlflow_client, monkeypatch, tmp_path):
-    from matplotlib.figure import Figure
-
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "index.html").write_text("<p>")
     with Stage("demo", {}) as stage:
         stage.run.log_text("hello", "samples.txt")
-        stage.run.log_figure(Figure(), "pictures/loss.png")
+        stage.run.log_chart("pictures/lengths.png", "token_lengths", {"length": [1, 2], "count": [9, 4]})
         stage.run.log_path(tmp_path / "docs", "docs")
         stage.run.log_dataset(name="novels", source="s3://b/novels", digest="ab" * 32, rows=3, context="training")
     (run,) = runs_of(mlflow_client, monkeypatch)
@@ -116,7 +114,7 @@ def test_texts_pictures_folders_and_data_sets_arrive(mlflow_client, monkeypatch,
         for folder in (None, "pictures", "docs")
         for item in mlflow_client.list_artifacts(run.info.run_id, folder)
     }
-    assert {"samples.txt", "pictures/loss.png", "docs/index.html"} <= names
+    assert {"samples.txt", "pictures/lengths.png", "docs/index.html"} <= names
     (dataset,) = run.inputs.dataset_inputs
     assert dataset.dataset.digest == ("ab" * 32)[:36]
     assert "ab" * 32 in dataset.dataset.profile

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from modelcore.errors import InputError
+from modelcore.loading import loading
 from modelcore.stages.stage import Stage, StageSummary, peak_memory_mib
 
 
@@ -24,7 +25,34 @@ def test_the_summary_is_written_when_the_block_ends_well(tmp_path):
 
 def test_numbers_leave_out_texts_truth_values_and_what_is_not_finite():
     summary = StageSummary("demo", results={"a": 1, "b": "x", "c": True, "d": float("nan"), "e": 2.5})
-    assert summary.numbers() == {"a": 1.0, "e": 2.5, "stage_seconds": 0.0, "peak_memory_mib": 0.0}
+    assert summary.numbers() == {
+        "a": 1.0,
+        "e": 2.5,
+        "stage_seconds": 0.0,
+        "work_seconds": 0.0,
+        "peak_memory_mib": 0.0,
+    }
+
+
+def test_the_time_at_work_is_the_blocks_own_without_loading_libraries(monkeypatch):
+    clock = iter([100.0, 103.0, 110.0, 115.5])  # the block begins, loading begins and ends, the block ends
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    with Stage("demo", {}) as stage:
+        with loading():
+            pass
+    assert stage.summary.work_seconds == 15.5 - 7
+
+
+def test_a_stages_process_ends_without_collecting_garbage():
+    code = (
+        "import atexit, gc\n"
+        "atexit.register(lambda: print(gc.get_freeze_count() > 1000))\n"  # called after what is registered later
+        "from modelcore.stages.stage import Stage\n"
+        "with Stage('demo', {}):\n"
+        "    pass\n"
+    )
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert child.stdout == "True\n"
 
 
 def test_a_failed_block_writes_no_summary_and_raises_on(tmp_path):

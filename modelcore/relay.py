@@ -1,0 +1,192 @@
+"""Tracking through the process that drives a pipeline on this machine.
+
+Importing mlflow takes a second or two and a hundred MiB, in every stage. Here the driver, which has imported it
+anyway, listens at a Unix socket, and the stages tell it what to track. The socket lies in a folder that only its user
+can open; ``MODELCORE_RELAY`` names it to the stages. A connection is one stage's run. Each way goes one JSON object a
+line: ``{"method": …, "arguments": {…}}`` for a method of :class:`modelcore.tracking.Run`, answered with
+``{"run_id": …}`` or ``{"failure": …, "disk_is_full": …}``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import socket
+import socketserver
+import tempfile
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from modelcore import tracking
+from modelcore.atomic import disk_is_full
+from modelcore.errors import InputError, first_line
+
+ADDRESS = "MODELCORE_RELAY"
+"""The environment variable that names the socket."""
+
+_START = "start_stage"
+_METHODS = ("log_params", "log_metrics", "set_tags", "log_text", "log_chart", "log_path", "log_dataset", "end")
+_GRACE_SECONDS = 3.0  # for the runs of stages that were just ended
+
+
+class RelayedRun(tracking.Run):
+    """A stage's run, which the driver's process tracks.
+
+    Args:
+        address: The driver's socket.
+        name: The stage's name.
+
+    Raises:
+        InputError: If the driver cannot be reached, or MLflow cannot be used.
+    """
+
+    def __init__(self, address: str, name: str) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._answers = self._socket.makefile("r", encoding="utf-8")
+        try:
+            self._socket.connect(address)
+            self.run_id = self._tell(_START, name=name)
+        except OSError as error:
+            self._close()
+            raise InputError(f"the pipeline's driver at {address} ({ADDRESS}) cannot be reached: {error}") from error
+        except InputError:
+            self._close()
+            raise
+
+    def log_params(self, values: Mapping[str, Any]) -> None:
+        """Logs what the run was asked to do; a parameter logged before keeps its value."""
+        self._tell("log_params", values={key: str(value) for key, value in values.items()})
+
+    def log_metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
+        """Logs figures, each finite one, at ``step`` of their curve."""
+        self._tell("log_metrics", values={key: float(value) for key, value in values.items()}, step=step)
+
+    def set_tags(self, values: Mapping[str, str]) -> None:
+        """Sets tags."""
+        self._tell("set_tags", values=dict(values))
+
+    def log_text(self, text: str, file: str) -> None:
+        """Stores ``text`` as the artifact ``file``."""
+        self._tell("log_text", text=text, file=file)
+
+    def log_chart(self, file: str, chart: tracking.Chart, *columns: tracking.Columns) -> None:
+        """Draws a picture and stores it as the artifact ``file``; arguments as in :meth:`Run.log_chart`."""
+        self._tell("log_chart", file=file, chart=chart, columns=[dict(column) for column in columns])
+
+    def log_path(self, path: Path, folder: str | None = None) -> None:
+        """Stores a file, or a folder's content, under the artifact folder ``folder``."""
+        self._tell("log_path", path=str(Path(path).absolute()), folder=folder)
+
+    def log_dataset(self, *, name: str, source: str, digest: str, rows: int, context: str) -> None:
+        """Records that the run read a data set; arguments as in :meth:`Run.log_dataset`."""
+        self._tell("log_dataset", name=name, source=source, digest=digest, rows=rows, context=context)
+
+    def end(self, failure: str | None = None) -> None:
+        """Ends the run: finished, failed with a reason, or killed where the reason is INTERRUPTED."""
+        self._tell("end", failure=failure)
+        self._close()
+
+    def _tell(self, method: str, **arguments: Any) -> str | None:
+        """Has the driver do it; returns the run's id."""
+        try:
+            self._socket.sendall(json.dumps({"method": method, "arguments": arguments}).encode() + b"\n")
+            line = self._answers.readline()
+        except OSError:
+            line = ""
+        if not line:
+            raise InputError("the process that drives the pipeline is gone; start the run again under its name")
+        answer = json.loads(line)
+        if "failure" in answer:
+            if answer["disk_is_full"]:
+                raise OSError(errno.ENOSPC, answer["failure"])
+            raise InputError(answer["failure"])
+        run_id: str | None = answer["run_id"]
+        return run_id
+
+    def _close(self) -> None:
+        self._answers.close()
+        self._socket.close()
+
+
+class Relay:
+    """Tracks the runs of the stages that are started while it is open; a context manager."""
+
+    def __enter__(self) -> Self:
+        self._folder = tempfile.TemporaryDirectory(prefix="modelcore-")  # a socket's name may have 100 characters
+        self._server = _Server(f"{self._folder.name}/relay", _Connection)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+        self._thread.start()
+        os.environ[ADDRESS] = str(self._server.server_address)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.environ.pop(ADDRESS, None)
+        self._server.shutdown()
+        self._server.server_close()
+        for connection in self._server.connections:
+            connection.join(_GRACE_SECONDS)
+        self._folder.cleanup()
+
+
+class _Server(socketserver.ThreadingUnixStreamServer):
+    daemon_threads = True  # what keeps a connection open must not keep the driver from ending
+
+    def __init__(self, address: str, handler: type[socketserver.BaseRequestHandler]) -> None:
+        super().__init__(address, handler)
+        self.connections: list[threading.Thread] = []
+
+
+class _Connection(socketserver.StreamRequestHandler):
+    server: _Server
+
+    def setup(self) -> None:
+        self.server.connections.append(threading.current_thread())
+        super().setup()
+
+    def handle(self) -> None:
+        run, ended = tracking.Run(), False
+        try:
+            with contextlib.suppress(ConnectionError):
+                for line in self.rfile:
+                    message = json.loads(line)
+                    try:
+                        if message["method"] == _START:
+                            run = tracking.start_run_of_stage(**message["arguments"])
+                        else:
+                            _apply(run, message["method"], message["arguments"])
+                            ended = message["method"] == "end"
+                        answer: dict[str, Any] = {"run_id": run.run_id}
+                    except Exception as error:  # the stage's to report
+                        answer = {"failure": _told(error), "disk_is_full": disk_is_full(error)}
+                    self.wfile.write(json.dumps(answer).encode() + b"\n")
+        finally:
+            if not ended:
+                with contextlib.suppress(Exception):
+                    run.end(failure="its process ended without a word; was it killed, for want of memory perhaps?")
+
+
+def _apply(run: tracking.Run, method: str, arguments: dict[str, Any]) -> None:
+    if method not in _METHODS:
+        raise ValueError(f"{method!r} is no method of a run")
+    positional = arguments.pop("columns", [])
+    if method == "log_path":
+        arguments["path"] = Path(arguments["path"])
+    if method == "log_chart":
+        run.log_chart(arguments["file"], arguments["chart"], *positional)
+    else:
+        getattr(run, method)(**arguments)
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, InputError):
+        return str(error)
+    return tracking.fault_of(error) or (
+        first_line(error) if disk_is_full(error) else f"the run could not be tracked: {type(error).__name__}: {error}"
+    )
