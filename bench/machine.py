@@ -40,7 +40,7 @@ def this_machine(kind: Kind) -> Machine:
     Raises:
         InputError: If a GPU is asked for and there is none.
     """
-    from modelcore.doctor import available_cores, memory_limit
+    from modelcore.machine import available_cores, memory_limit
 
     cores = f"{available_cores()} cores"
     facts = {"processor": f"{_processor()}, {cores}", "memory": f"{memory_limit() / 2**30:.0f} GiB"}

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
-import psutil
+from modelcore.machine import available_cores, memory_limit
 
 # Distribution, the extra of this project that brings it, and what it is needed for.
 PACKAGES = (
@@ -78,22 +77,3 @@ def _machine() -> list[str]:
         verdict = "fits" if needed <= memory else "does not fit"
         lines.append(f"  {name:<16}{parameters / 1e6:8.1f} M  {needed / 2**30:6.1f} GiB  {verdict}")
     return lines
-
-
-def available_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def memory_limit() -> int:
-    """Bytes of memory this process may use: the machine's, or a container's smaller limit."""
-    limit = psutil.virtual_memory().total
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            with open(path, encoding="ascii") as file:
-                text = file.read().strip()
-        except OSError:
-            continue
-        if text.isdigit():
-            limit = min(limit, int(text))
-    return limit

@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import multiprocessing
+import multiprocessing.connection
 import os
+import signal
+import sys
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+from modelcore.errors import InputError
+from modelcore.machine import available_cores, memory_limit
 
 if TYPE_CHECKING:
     from modelcore.tokenizers import Tokenizer
 
 BATCH_BYTES = 1 << 20
-LARGE_BYTES = 32 << 20  # takes one core some five seconds; starting processes takes one
-MOST_PROCESSES = 8  # each holds a tokenizer and two batches, some 100 MiB
+LARGE_BYTES = 8 << 20  # takes one core a third of a second or more, and a process as long to start
+PROCESS_BYTES = 256 << 20  # memory set aside for each: a tokenizer, and the longest document there can be
 
 _worker_tokenizer: Tokenizer
 
@@ -29,65 +40,109 @@ class EncodedBatch:
     """Some documents as token ids.
 
     Attributes:
-        ids: uint32, the ids of all documents one after another, an end-of-text id after each, and before each the
-            beginning's id if the tokenizer's models are used to it.
+        ids: The ids of all documents one after another, an end-of-text id after each, and before each the beginning's
+            id if the tokenizer's models are used to it.
         lengths: int64, number of ids of each document, these included.
         text_bytes: UTF-8 bytes of the documents.
     """
 
-    ids: npt.NDArray[np.uint32]
+    ids: npt.NDArray[np.unsignedinteger[Any]]
     lengths: npt.NDArray[np.int64]
     text_bytes: int
 
 
-def encode_documents(texts: Iterable[str], tokenizer: Tokenizer) -> Iterator[EncodedBatch]:
+def encode_documents(
+    texts: Iterable[str], tokenizer: Tokenizer, dtype: npt.DTypeLike = np.uint32
+) -> Iterator[EncodedBatch]:
     """Encodes a stream of documents, in order.
 
-    The first LARGE_BYTES are encoded here; what comes after goes to one process a core. At any time only a few batches
-    are in memory.
+    The first LARGE_BYTES are encoded here; what comes after goes to one process a core. Not to threads, though
+    SentencePiece would let them run: cutting text and joining ids is Python's work, which one thread does at a time,
+    and with a tokenizer other than our unigram nearly all work is Python's. At any time only a few batches are in
+    memory.
+
+    Args:
+        texts: The documents.
+        tokenizer: Turns them into ids.
+        dtype: Data type of the ids.
+
+    Raises:
+        InputError: If memory does not suffice for that many processes.
     """
     batches = _batches(texts)
     encoded = 0
     for batch, size in batches:
-        yield _encode(batch, size, tokenizer)
+        yield _encode(batch, size, tokenizer, dtype)
         encoded += size
         if encoded >= LARGE_BYTES:
             break
-    processes = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1, MOST_PROCESSES)
     following = next(batches, None)
     if following is None:
         return
-    if processes == 1:
-        yield _encode(*following, tokenizer)
-        yield from (_encode(batch, size, tokenizer) for batch, size in batches)
-        return
+    batches = itertools.chain([following], batches)
+    processes = min(available_cores(), memory_limit() // PROCESS_BYTES)
+    if processes > 1:
+        yield from _encode_in_processes(batches, tokenizer, dtype, processes)
+    else:
+        yield from (_encode(batch, size, tokenizer, dtype) for batch, size in batches)
+
+
+def _encode_in_processes(
+    batches: Iterable[tuple[list[str], int]], tokenizer: Tokenizer, dtype: npt.DTypeLike, processes: int
+) -> Iterator[EncodedBatch]:
     # Spawned, not forked: this process may have threads (tracking, pyarrow), whose locks a fork would copy.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, _start_worker, (tokenizer.model_file,)) as pool:
-        pending: deque[Future[EncodedBatch]] = deque([pool.submit(_encode_in_worker, *following)])
-        for batch, size in batches:
-            pending.append(pool.submit(_encode_in_worker, batch, size))
-            if len(pending) > 2 * processes:
+    pending: deque[Future[EncodedBatch]] = deque()
+    try:
+        with ProcessPoolExecutor(processes, context, _start_worker, (tokenizer.model_file,)) as pool:
+            for batch, size in batches:
+                with _without_main_module():
+                    pending.append(pool.submit(_encode_in_worker, batch, size, dtype))
+                if len(pending) > 2 * processes:
+                    yield pending.popleft().result()
+            while pending:
                 yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
+    except BrokenProcessPool as error:
+        raise InputError(
+            f"one of {processes} processes that encode text was killed, most likely because memory ran out; give more "
+            "memory or fewer cores"
+        ) from error
+
+
+@contextlib.contextmanager
+def _without_main_module() -> Iterator[None]:
+    """Keeps processes that are started from importing this one's main module: in a pipeline that is KFP's executor."""
+    main, sys.modules["__main__"] = sys.modules["__main__"], ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _start_worker(model_file: Path) -> None:
     from modelcore.tokenizers import Tokenizer
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes, and the first one ends the others
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     global _worker_tokenizer
     _worker_tokenizer = Tokenizer.load(model_file)
 
 
-def _encode_in_worker(texts: list[str], size: int) -> EncodedBatch:
-    return _encode(texts, size, _worker_tokenizer)
+def _end_with_parent() -> None:
+    """Waits for the end of the process that started this one, which may be a kill, and ends too."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
 
 
-def _encode(texts: list[str], size: int, tokenizer: Tokenizer) -> EncodedBatch:
-    parts = [np.array(tokenizer.encode(text, bos=tokenizer.adds_bos, eos=True), dtype=np.uint32) for text in texts]
-    lengths = np.array([len(part) for part in parts], dtype=np.int64)
-    return EncodedBatch(np.concatenate(parts), lengths, size)
+def _encode_in_worker(texts: list[str], size: int, dtype: npt.DTypeLike) -> EncodedBatch:
+    return _encode(texts, size, _worker_tokenizer, dtype)
+
+
+def _encode(texts: list[str], size: int, tokenizer: Tokenizer, dtype: npt.DTypeLike) -> EncodedBatch:
+    ids, lengths = tokenizer.encode_batch(texts, bos=tokenizer.adds_bos, eos=True)
+    return EncodedBatch(ids.astype(dtype), lengths, size)
 
 
 def _batches(texts: Iterable[str]) -> Iterator[tuple[list[str], int]]:
@@ -96,7 +151,7 @@ def _batches(texts: Iterable[str]) -> Iterator[tuple[list[str], int]]:
     size = 0
     for text in texts:
         batch.append(text)
-        size += len(text.encode())
+        size += len(text) if text.isascii() else len(text.encode())
         if size >= BATCH_BYTES:
             yield batch, size
             batch, size = [], 0

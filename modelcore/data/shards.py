@@ -242,8 +242,8 @@ def _write_split(
         _ShardWriter(folder, split, shard_tokens * np.dtype(dtype).itemsize) as writer,
         Progress(f"tokenize {split}", None, "B") as progress,
     ):
-        for batch in encode_documents(texts, tokenizer):
-            writer.write(batch.ids.astype(dtype).tobytes())
+        for batch in encode_documents(texts, tokenizer, dtype):
+            writer.write(batch.ids.tobytes())
             lengths.append(batch.lengths)
             text_bytes += batch.text_bytes
             progress.update(batch.text_bytes)

@@ -111,7 +111,7 @@ def _bytes_per_token(tokenizer: Tokenizer, texts: Iterator[str], limit: int) -> 
     n_bytes = n_tokens = 0
     for text in texts:
         n_bytes += len(text.encode())
-        n_tokens += len(tokenizer.encode(text))
+        n_tokens += len(tokenizer.encode_batch([text])[0])
         if n_bytes > limit:
             break
     return round(n_bytes / n_tokens, 4)

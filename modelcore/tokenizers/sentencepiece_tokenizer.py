@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
+
+import numpy as np
 
 from modelcore.errors import InputError
 from modelcore.tokenizers.sentencepiece_file import (
@@ -18,13 +21,14 @@ from modelcore.tokenizers.sentencepiece_file import (
     byte_of,
     parse_model,
 )
-from modelcore.tokenizers.tokenizer import SENTENCEPIECE_FILE, Tokenizer
-from modelcore.tokenizers.words import SPECIAL_PIECES, split_words
+from modelcore.tokenizers.tokenizer import SENTENCEPIECE_FILE, Ids, Tokenizer
+from modelcore.tokenizers.words import LONGEST_WORD, SPECIAL_PIECES, split_segments, split_words
 
 UNK_ID, BOS_ID, EOS_ID, PAD_ID = range(4)
 """Ids of our own models' special pieces: Llama's for the first three, and a padding id."""
 
 _split_at_spaces = re.compile(" *[^ ]+| +").findall
+_split_at_marks = re.compile(f"({SPACE_MARK})").split
 
 
 class SentencePieceTokenizer(Tokenizer):
@@ -74,9 +78,11 @@ class SentencePieceTokenizer(Tokenizer):
         symbols = sorted(self.user_symbols, key=len, reverse=True)  # of several at one place, the longest counts
         self._split_at_symbols = re.compile(f"({'|'.join(map(re.escape, symbols))})").split if symbols else None
         ids = {piece.text: i for i, piece in enumerate(pieces)}
-        self._symbol_ids = {symbol: [ids[symbol]] for symbol in self.user_symbols}
-        self._mark = [ids[f"<0x{byte:02X}>"] for byte in SPACE_MARK.encode()]
-        self._space = [ids[SPACE_MARK]] if SPACE_MARK in ids else self._mark
+        mark = [ids[f"<0x{byte:02X}>"] for byte in SPACE_MARK.encode()]
+        self._space = [ids[SPACE_MARK]] if SPACE_MARK in ids else mark
+        # The parts of a text whose ids we know better than SentencePiece, which takes the mark for a space.
+        fixed = {symbol: [ids[symbol]] for symbol in self.user_symbols} | {SPACE_MARK: mark}
+        self._fixed = {part: np.array(of_part, dtype=np.int32) for part, of_part in fixed.items()}
         # SentencePiece adds up unigram's scores in 32-bit floats, so cutting the text could decide another tie; our own
         # models' scores add up exactly, and BPE's are only compared.
         self._cuts = self.model.algorithm == "bpe" and not any(SPACE_MARK in p.text.lstrip(SPACE_MARK) for p in pieces)
@@ -89,38 +95,52 @@ class SentencePieceTokenizer(Tokenizer):
         """The piece as the vocabulary writes it."""
         return self.model.pieces[token_id].text
 
+    def _encode_texts(self, texts: Sequence[str]) -> list[Ids]:
+        # SentencePiece finds a word's unigram ids in the time in which Python looks them up; for BPE's it takes longer.
+        if self.is_ours and self.model.algorithm == "unigram":
+            return self._encode_exactly(texts)
+        return super()._encode_texts(texts)
+
     def _words(self, text: str) -> Sequence[str]:
         if self.is_ours:
-            if self._split_at_symbols is None:
-                return split_words(text)
-            words: list[str] = []
-            for number, part in enumerate(self._split_at_symbols(text)):
-                words += [part] if number % 2 else split_words(part)
-            return words
+            return _split_at_spaces(text)
         if not self._cuts:
             return [text]
         text = text.replace(SPACE_MARK, " ")
         return _split_at_spaces(" " + text if self.adds_space and text else text)
 
     def _encode_word(self, word: str) -> list[int]:
-        if self.is_ours:
-            return self._encode_exactly(word)
-        if not self._cuts or not self.adds_space:
-            ids: list[int] = self._processor.encode(word)
-            return ids
-        # Each word begins with a space, which SentencePiece adds itself.
-        return self._processor.encode(word[1:]) if len(word) > 1 else self._space
-
-    def _encode_exactly(self, word: str) -> list[int]:
-        if word in self._symbol_ids:
-            return self._symbol_ids[word]
-        ids: list[int] = []
-        for number, part in enumerate(word.split(SPACE_MARK)):
-            if number:
-                ids += self._mark
-            if part:
-                ids += self._processor.encode(part)
+        ids: list[int]
+        if self.is_ours and (len(word) > LONGEST_WORD or "<" in word or SPACE_MARK in word or self.user_symbols):
+            ids = self._encode_exactly([word])[0].tolist()
+        elif self.is_ours or not self._cuts or not self.adds_space:
+            ids = self._processor.encode(word)
+        else:  # each word begins with a space, which SentencePiece adds itself
+            ids = self._processor.encode(word[1:]) if len(word) > 1 else self._space
         return ids
+
+    def _encode_exactly(self, texts: Sequence[str]) -> list[Ids]:
+        """What our models make of each text, found out in one call of SentencePiece."""
+        parts: list[str] = []
+        ends = [0]
+        for text in texts:
+            parts += self._parts(text)
+            ends.append(len(parts))
+        found = self._processor.encode(parts, num_threads=1, return_type="numpy")  # int32, as SentencePiece has it
+        ids = [np.empty(0, np.int32), *map(self._fixed.get, parts, found)]
+        return [np.concatenate([ids[0], *ids[start + 1 : end + 1]]).view(np.uint32) for start, end in pairwise(ends)]
+
+    def _parts(self, text: str) -> Sequence[str]:
+        """Cuts a text into user symbols, U+2581, and segments without these."""
+        parts: list[str] = []
+        for number, part in enumerate(self._split_at_symbols(text) if self._split_at_symbols is not None else [text]):
+            if number % 2:
+                parts.append(part)
+            elif SPACE_MARK in part:
+                parts += [piece for word in split_words(part) for piece in _split_at_marks(word) if piece]
+            else:
+                parts += split_segments(part)
+        return parts
 
 
 def _piece_bytes(piece: Piece) -> bytes:

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from modelcore.errors import InputError
+
+Ids = npt.NDArray[np.uint32]
 
 SENTENCEPIECE_FILE = "tokenizer.model"
 """Name of a SentencePiece model in a folder that holds a tokenizer."""
@@ -24,8 +30,8 @@ VOCAB_FILE, MERGES_FILE = "vocab.json", "merges.txt"
 TOKENIZER_FILES = (SENTENCEPIECE_FILE, JSON_FILE, ROLES_FILE, VOCAB_FILE, MERGES_FILE)
 """Every file that may belong to the tokenizer in a folder."""
 
-# Words whose ids are remembered. English text repeats few words very often; the bound keeps memory under some 20 MiB.
-_REMEMBERED_WORDS = 1 << 16
+# Words whose ids are remembered. Text repeats few words very often; the bound keeps memory under some 30 MiB.
+_REMEMBERED_WORDS = 1 << 17
 _LONGEST_REMEMBERED = 32
 
 
@@ -61,7 +67,7 @@ class Tokenizer(ABC):
         """Takes what each id stands for, as UTF-8 bytes; nothing for special ids."""
         self._bytes = pieces
         self.vocab_size = len(pieces)
-        self._remembered: dict[str, list[int]] = {}
+        self._remembered = _RememberedWords(self._encode_word)
 
     @staticmethod
     def load(path: Path | str) -> Tokenizer:
@@ -119,14 +125,33 @@ class Tokenizer(ABC):
         Raises:
             InputError: If the text holds half a surrogate pair, which is no character.
         """
-        ids = [self.bos_id] if bos else []
-        remembered = self._remembered
-        for word in self._words(text):
-            known = remembered.get(word)
-            ids += known if known is not None else self._learn_word(word, text)
-        if eos:
-            ids.append(self.eos_id)
+        ids: list[int] = self.encode_batch([text], bos=bos, eos=eos)[0].tolist()
         return ids
+
+    def encode_batch(
+        self, texts: Sequence[str], *, bos: bool = False, eos: bool = False
+    ) -> tuple[Ids, npt.NDArray[np.int64]]:
+        """The ids of several texts, those that :meth:`encode` gives, as arrays: no Python object for each id.
+
+        Args:
+            texts: The texts.
+            bos: Whether the id of a text's beginning comes before each.
+            eos: Whether the id of a text's end comes after each.
+
+        Returns:
+            The ids of all texts one after another, uint32, and how many of them each text has, int64.
+
+        Raises:
+            InputError: If a text holds half a surrogate pair, which is no character.
+        """
+        for text in texts:
+            _check_characters(text)
+        before, after = np.array([self.bos_id] * bos, np.uint32), np.array([self.eos_id] * eos, np.uint32)
+        parts, lengths = [before[:0]], np.full(len(texts), bos + eos, dtype=np.int64)
+        for number, ids in enumerate(self._encode_texts(texts)):
+            parts += (before, ids, after)
+            lengths[number] += len(ids)
+        return np.concatenate(parts), lengths
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of some ids; special ids have none, and bytes that form no character become U+FFFD.
@@ -151,6 +176,11 @@ class Tokenizer(ABC):
             )
         return b"".join([self._bytes[i] for i in ids])
 
+    def _encode_texts(self, texts: Sequence[str]) -> list[Ids]:
+        """The ids of each text, put together from those of its words."""
+        ids_of = self._remembered.__getitem__
+        return [np.frombuffer(b"".join(map(ids_of, self._words(text))), dtype=np.uint32) for text in texts]
+
     @abstractmethod
     def _words(self, text: str) -> Sequence[str]:
         """Cuts a text, changed as the tokenizer changes it, where no piece can reach over the cut."""
@@ -159,14 +189,22 @@ class Tokenizer(ABC):
     def _encode_word(self, word: str) -> list[int]:
         """The ids of one of ``_words``."""
 
-    def _learn_word(self, word: str, text: str) -> list[int]:
-        try:
-            word.encode()
-        except UnicodeEncodeError:
-            raise InputError(_half_pair(text)) from None
-        ids = self._encode_word(word)
-        if len(word) <= _LONGEST_REMEMBERED and len(self._remembered) < _REMEMBERED_WORDS:
-            self._remembered[word] = ids
+
+class _RememberedWords(dict[str, bytes]):
+    """The ids of words, as an array's bytes: what is not there is encoded, and remembered if it is short.
+
+    Joining bytes is the fastest way from words to ids that Python has: dictionary, ``map`` and ``join`` are all C.
+    """
+
+    def __init__(self, encode: Callable[[str], list[int]]) -> None:
+        self._encode = encode
+
+    def __missing__(self, word: str) -> bytes:
+        ids = array("I", self._encode(word)).tobytes()
+        if len(word) <= _LONGEST_REMEMBERED:
+            if len(self) >= _REMEMBERED_WORDS:
+                self.clear()  # what is frequent in the text at hand is soon there again
+            self[word] = ids
         return ids
 
 
@@ -208,6 +246,11 @@ def copy_tokenizer(file: Path, folder: Path) -> None:
             shutil.copyfile(source, folder / source.name)
 
 
-def _half_pair(text: str) -> str:
-    place = next(i for i, character in enumerate(text) if 0xD800 <= ord(character) < 0xE000)
-    return f"character {place + 1} of the text is half a surrogate pair (U+{ord(text[place]):04X}), no character"
+def _check_characters(text: str) -> None:
+    if text.isascii():
+        return
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        where = f"character {error.start + 1} of the text is half a surrogate pair (U+{ord(text[error.start]):04X})"
+        raise InputError(f"{where}, no character") from None

@@ -69,8 +69,8 @@ def test_ids_beyond_two_bytes_take_four(tmp_path, tokenizer):
         model_file, digest, adds_bos, vocab_size = tokenizer.model_file, tokenizer.digest, False, 100_000
         save = tokenizer.save
 
-        def encode(self, text, *, bos, eos):
-            return [99_999, 1, 2]
+        def encode_batch(self, texts, *, bos, eos):
+            return np.array([99_999, 1, 2], dtype=np.uint32), np.array([3])
 
     write_tokens(tmp_path / "tokens", LargeVocabulary(), train=["a"], heldout=["b"])
     assert open_split(tmp_path / "tokens", "train").window(0, 3).tolist() == [99_999, 1, 2]

@@ -1,6 +1,7 @@
 import hashlib
 import io
 
+import numpy as np
 import pytest
 import sentencepiece
 from hypothesis import given, settings
@@ -8,7 +9,8 @@ from hypothesis import strategies as st
 
 from modelcore.errors import InputError
 from modelcore.tokenizers import StreamDecoder, Tokenizer
-from modelcore.tokenizers.words import LONGEST_WORD, split_words
+from modelcore.tokenizers import tokenizer as tokenizer_module
+from modelcore.tokenizers.words import LONGEST_WORD, split_segments, split_words
 
 # Any Unicode text, and text of the parts at which tokenizers break.
 HARD = [
@@ -55,6 +57,50 @@ def test_word_by_word_gives_the_ids_that_sentencepiece_gives_the_whole_text(toke
     processor = sentencepiece.SentencePieceProcessor(model_file=str(tokenizer.model_file))
     for paragraph in unseen.split("\n\n")[:500]:
         assert tokenizer.encode(paragraph) == processor.encode(paragraph)
+
+
+# Runs about as long as a word and a segment can be, and what they are cut at.
+RUNS = [*HARD, " the", "x" * 300, " " * 300, "x" * LONGEST_WORD, " " * LONGEST_WORD, "語" * 600, "truth. " * 80]
+runs = st.lists(st.sampled_from(RUNS), max_size=12).map("".join)
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=runs)
+def test_a_text_has_the_ids_of_its_words_one_by_one(tokenizer, text):
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(tokenizer.model_file))
+    mark = [processor.piece_to_id(f"<0x{byte:02X}>") for byte in "▁".encode()]
+    expected = []
+    for word in split_words(text):
+        for number, part in enumerate(word.split("▁")):
+            expected += (mark if number else []) + processor.encode(part)
+    assert tokenizer.encode(text) == expected
+
+
+@given(text=texts | runs)
+def test_segments_are_whole_words_of_bounded_length_and_lose_nothing(text):
+    segments = split_segments(text)
+    assert "".join(segments) == text
+    assert [word for segment in segments for word in split_words(segment)] == split_words(text)
+    assert all(len(segment) <= LONGEST_WORD or split_words(segment) == [segment] for segment in segments)
+
+
+@settings(max_examples=100, deadline=None)
+@given(batch=st.lists(texts, max_size=5), bos=st.booleans(), eos=st.booleans())
+def test_a_batch_holds_the_ids_of_each_text(tokenizer, batch, bos, eos):
+    ids, lengths = tokenizer.encode_batch(batch, bos=bos, eos=eos)
+    assert (ids.dtype, lengths.dtype) == (np.uint32, np.int64)
+    each = [tokenizer.encode(text, bos=bos, eos=eos) for text in batch]
+    assert lengths.tolist() == [len(of_text) for of_text in each]
+    assert ids.tolist() == [i for of_text in each for i in of_text]
+
+
+def test_few_words_are_remembered_and_long_ones_never(tokenizer, monkeypatch):
+    monkeypatch.setattr(tokenizer_module, "_REMEMBERED_WORDS", 10)
+    fresh = Tokenizer.load(tokenizer.model_file)
+    text = " ".join(f"word{number} {'x' * 40}" for number in range(200))
+    assert fresh.encode(text) == tokenizer.encode(text)
+    assert len(fresh._remembered) <= 10
+    assert all(len(word) < 40 for word in fresh._remembered)
 
 
 def test_sentencepiece_itself_decodes_the_ids_to_the_text(tokenizer):
