@@ -2,13 +2,15 @@
 
 There is no iterator and so no state to save: step 1,000 is asked for by its number, whether the run was interrupted
 before it or not, and whether one process asks for the whole batch or eight ask for an eighth each. Nothing here
-touches the global random generators. Tokens come from memory-mapped files, for which reading a batch costs
-microseconds; worker processes would only add to that.
+touches the global random generators. Tokens come from memory-mapped files: making a batch takes a fraction of a
+millisecond, and the system is told of the next batch's places meanwhile, so that the disk has a whole step's time to
+read them. Worker processes would only add to that.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -65,10 +67,11 @@ class WindowSampler:
         offset, order = self._epoch(epoch)
         return offset + int(order[index]) * self.sequence_length
 
-    def _draw_epoch(self, epoch: int) -> tuple[int, npt.NDArray[np.int64]]:
+    def _draw_epoch(self, epoch: int) -> tuple[int, npt.NDArray[np.unsignedinteger[Any]]]:
         generator = np.random.default_rng([self.seed, epoch])
         room = self.n_tokens - 1 - self.samples_per_epoch * self.sequence_length
-        return int(generator.integers(room + 1)), generator.permutation(self.samples_per_epoch)
+        offset, order = int(generator.integers(room + 1)), generator.permutation(self.samples_per_epoch)
+        return offset, order.astype(np.min_scalar_type(self.samples_per_epoch))
 
 
 class TrainingBatches:
@@ -95,6 +98,7 @@ class TrainingBatches:
             raise _too_small(split.n_tokens, batch_size, sampler.sequence_length)
         self.split, self.sampler, self.batch_size = split, sampler, batch_size
         self._bounds = split.document_bounds() if separate_documents else None
+        self._asked_for: tuple[int, int, int] | None = None  # the batch whose tokens are being read from disk
 
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> tuple[Tensor, ...]:
         """The rows of batch ``step`` that belong to ``rank``; those of all ranks, in order, are the whole batch.
@@ -112,20 +116,31 @@ class TrainingBatches:
         Raises:
             InputError: If ``world_size`` does not divide ``batch_size``.
         """
-        rows, rest = divmod(self.batch_size, world_size)
-        if rest:
+        if self.batch_size % world_size:
             raise InputError(f"batch_size={self.batch_size} must be a multiple of the {world_size} processes training")
         length = self.sampler.sequence_length
-        first = step * self.batch_size + rank * rows
-        starts = [self.sampler.start(sample) for sample in range(first, first + rows)]
+        if self._asked_for != (step, rank, world_size):
+            self._prefetch(step, rank, world_size)  # all at once, then wait for all; not one after the other
+        starts = self._starts(step, rank, world_size)
         windows = torch.from_numpy(np.stack([self.split.window(start, length + 1) for start in starts]))  # (B, T+1)
         inputs, targets = windows[:, :-1].contiguous(), windows[:, 1:].contiguous()
+        self._prefetch(step + 1, rank, world_size)
         if self._bounds is None:
             return inputs, targets
         places = np.array(starts)[:, None] + np.arange(length + 1)  # (B, T+1)
         documents = torch.from_numpy(np.searchsorted(self._bounds, places, side="right"))
         targets[documents[:, 1:] != documents[:, :-1]] = IGNORED
         return inputs, targets, documents[:, :-1].contiguous()
+
+    def _starts(self, step: int, rank: int, world_size: int) -> list[int]:
+        rows = self.batch_size // world_size
+        first = step * self.batch_size + rank * rows
+        return [self.sampler.start(sample) for sample in range(first, first + rows)]
+
+    def _prefetch(self, step: int, rank: int, world_size: int) -> None:
+        for start in self._starts(step, rank, world_size):
+            self.split.prefetch(start, self.sampler.sequence_length + 1)
+        self._asked_for = step, rank, world_size
 
 
 def _too_small(n_tokens: int, batch_size: int, sequence_length: int) -> InputError:

@@ -14,10 +14,11 @@ document is followed by one end-of-text token, which belongs to it.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Iterable
+import mmap
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from io import BytesIO
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -97,7 +98,8 @@ class TokenSplit:
         self.vocab_size, self.tokenizer_digest = vocab_size, tokenizer_digest
         self.digest = hashlib.sha256("".join(shard.sha256 for shard in meta.shards).encode()).hexdigest()
         self._bounds = meta.bounds
-        self._shards = [np.memmap(folder / shard.name, dtype=dtype, mode="r") for shard in meta.shards]
+        self._maps = [_map_file(folder / shard.name) for shard in meta.shards]
+        self._shards = [np.frombuffer(content, dtype=dtype) for content in self._maps]
         self._ends = np.cumsum([len(shard) for shard in self._shards])
 
     def window(self, start: int, length: int) -> npt.NDArray[np.int64]:
@@ -110,17 +112,11 @@ class TokenSplit:
             IndexError: If the window is not wholly inside the split.
             InputError: If an id is outside the vocabulary.
         """
-        if start < 0 or length < 0 or start + length > self.n_tokens:
-            raise IndexError(f"tokens {start} to {start + length} asked of a split of {self.n_tokens}")
         window = np.empty(length, dtype=np.int64)
         filled = 0
-        shard = int(np.searchsorted(self._ends, start, side="right"))
-        while filled < length:
-            first = start + filled - int(self._ends[shard] - len(self._shards[shard]))
-            piece = self._shards[shard][first : first + length - filled]
-            window[filled : filled + len(piece)] = piece
-            filled += len(piece)
-            shard += 1
+        for shard, first, last in self._pieces(start, length):
+            window[filled : filled + last - first] = self._shards[shard][first:last]
+            filled += last - first
         if length and window.max() >= self.vocab_size:
             raise InputError(
                 f"{self.folder / self.split} holds the id {window.max()} near token {start}, and its vocabulary has "
@@ -128,23 +124,56 @@ class TokenSplit:
             )
         return window
 
+    def prefetch(self, start: int, length: int) -> None:
+        """Has the system begin to read what :meth:`window` will be asked for, and does not wait for it.
+
+        It reads no more than that. When a page is missing, the system reads what lies around it too, which for windows
+        here and there is hundreds of times what is wanted.
+
+        Raises:
+            IndexError: If the window is not wholly inside the split.
+        """
+        if not hasattr(mmap, "MADV_WILLNEED"):  # not everywhere but on Linux and macOS
+            return
+        for shard, first, last in self._pieces(start, length):
+            size = self._shards[shard].itemsize
+            begin = first * size // mmap.PAGESIZE * mmap.PAGESIZE
+            with contextlib.suppress(OSError):  # it is advice; a fault of the disk shows when the window is read
+                self._maps[shard].madvise(mmap.MADV_WILLNEED, begin, last * size - begin)
+
+    def _pieces(self, start: int, length: int) -> Iterator[tuple[int, int, int]]:
+        """Where a window lies: for each file, its number and the first token in it and the one after the last."""
+        if start < 0 or length < 0 or start + length > self.n_tokens:
+            raise IndexError(f"tokens {start} to {start + length} asked of a split of {self.n_tokens}")
+        shard = int(np.searchsorted(self._ends, start, side="right"))
+        while length:
+            end = int(self._ends[shard])
+            first = start - end + len(self._shards[shard])
+            taken = min(length, end - start)
+            yield shard, first, first + taken
+            start, length, shard = start + taken, length - taken, shard + 1
+
     def document_bounds(self) -> npt.NDArray[np.int64]:
         """Token offsets of the documents: document ``i`` is ``bounds[i]`` up to and without ``bounds[i + 1]``.
 
         Returns:
-            int64, shape (n_documents + 1,), from 0 to ``n_tokens``.
+            int64, shape (n_documents + 1,), from 0 to ``n_tokens``; memory-mapped, not to be written to.
 
         Raises:
             InputError: If the file is not what was written.
         """
-        content = (self.folder / self._bounds.name).read_bytes()
-        if hashlib.sha256(content).hexdigest() != self._bounds.sha256:
+        file = self.folder / self._bounds.name
+        if file_digest(file) != self._bounds.sha256:
             raise InputError(
-                f"{self.folder / self._bounds.name} does not have the SHA-256 sum in meta.json: it was changed; "
-                "tokenize the corpus again"
+                f"{file} does not have the SHA-256 sum in meta.json: it was changed; tokenize the corpus again"
             )
-        bounds: npt.NDArray[np.int64] = np.load(BytesIO(content), allow_pickle=False)
+        bounds: npt.NDArray[np.int64] = np.load(file, mmap_mode="r", allow_pickle=False)
         return bounds
+
+
+def _map_file(path: Path) -> mmap.mmap:
+    with open(path, "rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def open_split(folder: Path, split: Split, tokenizer_digest: str | None = None) -> TokenSplit:
@@ -201,8 +230,7 @@ def write_tokens(
 ) -> None:
     """Tokenizes two streams of documents into a token folder, which takes its place when it is complete.
 
-    Memory is bounded by the batch of documents in work, whatever the size of the corpus (eight bytes a document
-    are kept for the bounds).
+    Memory is bounded by the batches of documents in work, whatever the size of the corpus and the number of documents.
 
     Args:
         folder: Where the token folder belongs; replaced if it exists.
@@ -236,24 +264,59 @@ def _write_split(
     folder: Path, split: Split, texts: Iterable[str], tokenizer: Tokenizer, dtype: str, shard_tokens: int
 ) -> SplitMeta:
     (folder / split).mkdir()
-    lengths: list[npt.NDArray[np.int64]] = []
     text_bytes = 0
+    bounds_file = folder / split / "bounds.npy"
     with (
         _ShardWriter(folder, split, shard_tokens * np.dtype(dtype).itemsize) as writer,
+        _BoundsWriter(bounds_file) as bounds,
         Progress(f"tokenize {split}", None, "B") as progress,
     ):
         for batch in encode_documents(texts, tokenizer, dtype):
             writer.write(batch.ids.tobytes())
-            lengths.append(batch.lengths)
+            bounds.write(batch.lengths)
             text_bytes += batch.text_bytes
             progress.update(batch.text_bytes)
-    if not lengths:
+    if not bounds.documents:
         raise InputError(f"the {split} corpus holds no document; give at least one")
-    bounds = np.concatenate([[0], *lengths]).cumsum()
-    bounds_file = folder / split / "bounds.npy"
-    np.save(bounds_file, bounds.astype(np.int64), allow_pickle=False)
     described = ShardFile(f"{split}/bounds.npy", bounds_file.stat().st_size, file_digest(bounds_file))
-    return SplitMeta(len(bounds) - 1, int(bounds[-1]), text_bytes, writer.files, described)
+    return SplitMeta(bounds.documents, bounds.tokens, text_bytes, writer.files, described)
+
+
+class _BoundsWriter:
+    """Writes where each document begins, as the .npy file that ``np.save`` would make of all of it, as lengths come.
+
+    Attributes:
+        documents: Documents so far.
+        tokens: Their tokens.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = open(file, "wb")  # noqa: SIM115  closed by __exit__
+        self.documents = self.tokens = 0
+
+    def __enter__(self) -> Self:
+        self._write_header()
+        self._file.write(np.zeros(1, dtype=np.int64).tobytes())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._file:
+            if error is None:
+                self._file.seek(0)
+                self._write_header()
+
+    def write(self, lengths: npt.NDArray[np.int64]) -> None:
+        """Adds documents of so many tokens each."""
+        self._file.write((self.tokens + lengths.cumsum()).tobytes())
+        self.documents += len(lengths)
+        self.tokens += int(lengths.sum())
+
+    def _write_header(self) -> None:
+        # NumPy leaves room in a header for any length, so the last one takes no more of the file than the first.
+        described = {"descr": "<i8", "fortran_order": False, "shape": (self.documents + 1,)}
+        np.lib.format.write_array_header_1_0(self._file, described)
 
 
 class _ShardWriter:

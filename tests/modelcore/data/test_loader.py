@@ -21,6 +21,10 @@ class Counting:
         assert start + length <= self.n_tokens
         return np.arange(start, start + length, dtype=np.int64)
 
+    def prefetch(self, start: int, length: int) -> None:
+        assert start >= 0
+        assert start + length <= self.n_tokens
+
 
 lengths = st.integers(1, 40)
 seeds = st.integers(0, 2**40)
@@ -59,6 +63,29 @@ def test_targets_are_the_inputs_moved_on_by_one_token():
     assert inputs.shape == targets.shape == (4, 16)
     assert inputs.dtype == targets.dtype == torch.int64
     assert torch.equal(targets, inputs + 1)
+
+
+@pytest.mark.parametrize(("rank", "world"), [(0, 1), (1, 2)])
+def test_the_disk_is_told_of_a_batch_while_the_one_before_is_in_work(rank, world):
+    class Recording(Counting):
+        told, read = [], []
+
+        def prefetch(self, start, length):
+            self.told.append((start, length))
+
+        def window(self, start, length):
+            self.read.append((start, length))
+            return super().window(start, length)
+
+    split, rows = Recording(1000), 4 // world
+    batches = TrainingBatches(split, WindowSampler(1000, 16, 0), 4)
+    batches.batch(57, rank, world)  # a run that is taken up: its first batch is told of at once
+    assert split.read == split.told[:rows]
+    assert len(split.told) == 2 * rows
+    split.read.clear()
+    batches.batch(58, rank, world)
+    assert split.read == split.told[rows : 2 * rows]
+    assert len(split.told) == 3 * rows
 
 
 def test_every_epoch_cuts_elsewhere_and_in_another_order():

@@ -1,6 +1,8 @@
 """Token folders: what is written is what is read, and a folder that is not whole is refused by name."""
 
 import json
+import mmap
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -55,13 +57,36 @@ def test_a_window_is_the_same_however_the_split_is_cut_into_files(tmp_path, toke
     assert len(list((tmp_path / "cut" / "train").glob("*.bin"))) == -(-len(whole) // shard_tokens)
     for start in range(len(whole) + 1):
         for end in range(start, len(whole) + 1):
+            split.prefetch(start, end - start)
             assert np.array_equal(split.window(start, end - start), whole[start:end])
 
 
 @pytest.mark.parametrize(("start", "length"), [(-1, 2), (0, 10**6), (10**6, 1)])
 def test_a_window_beyond_the_ends_is_refused(folder, start, length):
-    with pytest.raises(IndexError):
-        open_split(folder, "train").window(start, length)
+    split = open_split(folder, "train")
+    for ask in (split.window, split.prefetch):
+        with pytest.raises(IndexError):
+            ask(start, length)
+
+
+def test_no_more_is_read_ahead_than_a_window_lies_in(tmp_path, tokenizer, monkeypatch):
+    write_tokens(tmp_path / "long", tokenizer, train=["word " * 20_000], heldout=HELDOUT)
+    split, asked = open_split(tmp_path / "long", "train"), []
+    (content,) = split._maps
+    monkeypatch.setattr(split, "_maps", [SimpleNamespace(madvise=lambda *advice: asked.append(advice))])
+    split.prefetch(10_000, 100)
+    ((advice, begin, size),) = asked
+    assert advice == mmap.MADV_WILLNEED
+    assert begin % mmap.PAGESIZE == 0
+    assert begin <= 20_000 < begin + mmap.PAGESIZE
+    assert begin + size == 20_200
+    content.madvise(advice, begin, size)  # which the system accepts
+
+
+def test_the_bounds_are_the_file_that_numpy_saves(folder, tokenizer, tmp_path):
+    lengths = [len(tokenizer.encode(text)) + 1 for text in TRAIN]
+    np.save(tmp_path / "bounds.npy", np.cumsum([0, *lengths]))
+    assert (folder / "train" / "bounds.npy").read_bytes() == (tmp_path / "bounds.npy").read_bytes()
 
 
 def test_ids_beyond_two_bytes_take_four(tmp_path, tokenizer):

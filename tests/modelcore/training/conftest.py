@@ -29,6 +29,9 @@ class TokensInMemory:
     def window(self, start: int, length: int) -> npt.NDArray[np.int64]:
         return self.tokens[start : start + length].copy()
 
+    def prefetch(self, start: int, length: int) -> None:
+        pass
+
 
 @pytest.fixture
 def split() -> TokensInMemory:

@@ -66,6 +66,9 @@ class Text:
     def window(self, start, length):
         return self.tokens[start : start + length].copy()
 
+    def prefetch(self, start, length):
+        pass
+
 
 def make_settings(**changes):
     fields = {
