@@ -95,11 +95,15 @@ def _encode_in_processes(
     pending: deque[Future[EncodedBatch]] = deque()
     try:
         with ProcessPoolExecutor(processes, context, _start_worker, (tokenizer.model_file,)) as pool:
+            ahead = 0  # bytes of text that are with the processes or on the way
             for batch, size in batches:
                 with _without_main_module():
                     pending.append(pool.submit(_encode_in_worker, batch, size, dtype))
-                if len(pending) > 2 * processes:
-                    yield pending.popleft().result()
+                ahead += size
+                while len(pending) > processes and ahead > 2 * processes * BATCH_BYTES:
+                    encoded = pending.popleft().result()
+                    ahead -= encoded.text_bytes
+                    yield encoded
             while pending:
                 yield pending.popleft().result()
     except BrokenProcessPool as error:

@@ -1,0 +1,71 @@
+"""A corpus of any size goes through the data stages in the same memory: ten times the text, not a few MiB more."""
+
+import json
+import random
+import subprocess
+import sys
+
+import pytest
+
+from modelcore.tokenizers.training import train_sentencepiece
+
+pytestmark = pytest.mark.slow
+
+# Runs the stage on two processes whatever the machine has; prints the peak of resident memory of each process, in KiB.
+_TOKENIZE = """
+import json, multiprocessing, re, sys
+from pathlib import Path
+from modelcore.data import encoding
+from modelcore.stages.tokenize_corpus import tokenize_corpus
+
+def peak(pid):
+    return int(re.search(r"VmHWM:\\s*(\\d+) kB", Path(f"/proc/{pid}/status").read_text())[1])
+
+def watched(*arguments):
+    for batch in encode_in_processes(*arguments):
+        children.update({child.pid: peak(child.pid) for child in multiprocessing.active_children()})
+        yield batch
+
+children = {}
+encode_in_processes, encoding._encode_in_processes = encoding._encode_in_processes, watched
+encoding.available_cores = lambda: 2
+corpus, heldout, tokenizer, out = sys.argv[1:]
+results = tokenize_corpus(corpus=corpus, heldout=heldout, tokenizer=tokenizer, out=out).results
+print(json.dumps([results["train_bytes"], peak("self"), *children.values()]))
+"""
+
+
+@pytest.fixture(scope="module")
+def text():
+    """A million characters in documents of some 2,000, of words as varied as those of a language."""
+    rng = random.Random(0)
+    words = ["".join(rng.choices("etaoinshrdlu", k=rng.randint(1, 9))) for _ in range(20_000)]
+    return [" ".join(rng.choices(words, k=400)) + "\n" for _ in range(500)]
+
+
+def write_corpus(folder, text, megabytes):
+    folder.mkdir()
+    lines = "".join(json.dumps({"text": document}) + "\n" for document in text)
+    with open(folder / "corpus.jsonl", "w") as file:
+        for _ in range(megabytes):
+            file.write(lines)
+    return folder
+
+
+def test_tokenizing_ten_times_the_text_takes_no_more_memory(tmp_path, text):
+    train_sentencepiece(text, tmp_path, vocab_size=600, algorithm="unigram", seed=0)
+    heldout = write_corpus(tmp_path / "heldout", text, 1)
+
+    def peaks(megabytes):
+        corpus = write_corpus(tmp_path / f"{megabytes}", text, megabytes)
+        arguments = map(str, (corpus, heldout, tmp_path / "tokenizer.model", tmp_path / f"{megabytes}.tokens"))
+        done = subprocess.run([sys.executable, "-c", _TOKENIZE, *arguments], capture_output=True, text=True, check=True)
+        size, main, *children = json.loads(done.stdout)
+        assert size > 0.9e6 * megabytes
+        assert len(children) == 2
+        return main, max(children)
+
+    small, large = peaks(20), peaks(200)
+    print(f"peak resident memory, MiB, of 20 and 200 MB: {[[kib >> 10 for kib in peak] for peak in (small, large)]}")
+    for few, many in zip(small, large, strict=True):
+        assert many - few < 16 << 10
