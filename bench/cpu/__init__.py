@@ -1,6 +1,15 @@
 """Benchmarks on a CPU, one module each."""
 
-BENCHMARKS: tuple[str, ...] = ()
+BENCHMARKS: tuple[str, ...] = (
+    "processor",
+    "training",
+    "decoding",
+    "first_token",
+    "tokenization",
+    "loader",
+    "checkpoints",
+    "stages",
+)
 """The modules, in the order they run."""
 
 PEERS: tuple[str, ...] = ("llamacpp",)
