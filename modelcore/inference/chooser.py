@@ -23,6 +23,9 @@ class TokenChooser:
         vocab_size: Number of ids.
         device: Where the logits will be; random numbers are drawn there.
 
+    Attributes:
+        samplings: The settings of the rows that are left.
+
     Raises:
         InputError: If a ``logit_bias`` names an id outside the vocabulary.
     """
@@ -36,7 +39,7 @@ class TokenChooser:
     ) -> None:
         self.vocab_size = vocab_size
         self._device = device
-        self._samplings = list(samplings)
+        self.samplings = list(samplings)
         self._generators = [torch.Generator(device).manual_seed(sampling.seed) for sampling in samplings]
         reads_history = any(sampling.reads_history for sampling in samplings)
         self._history = History.of(prompts, vocab_size, device) if reads_history else None
@@ -52,7 +55,7 @@ class TokenChooser:
             (batch,) int64 ids. The id ``vocab_size``, which does not exist, marks a row without a finite logit.
         """
         logits = logits.float()
-        chosen = torch.empty(len(self._samplings), dtype=torch.long, device=logits.device)
+        chosen = torch.empty(len(self.samplings), dtype=torch.long, device=logits.device)
         for sampling, rows, index, bias in self._groups:
             history = self._history.rows(index) if self._history is not None else None
             scores = adjust(logits[index], sampling, history, bias)  # (group, V)
@@ -67,11 +70,21 @@ class TokenChooser:
 
     def keep(self, rows: list[int]) -> None:
         """Keeps these rows alone, in this order: texts that have ended leave the batch."""
-        self._samplings = [self._samplings[row] for row in rows]
+        self.samplings = [self.samplings[row] for row in rows]
         self._generators = [self._generators[row] for row in rows]
         if self._history is not None:
             self._history = self._history.rows(torch.tensor(rows, device=self._device))
         self._groups = self._grouped()
+
+    def draw_uniform(self, numbers: Tensor) -> None:
+        """The random numbers of the next choice, as :meth:`choose` would draw them; greedy rows draw none.
+
+        Args:
+            numbers: (batch, vocab) float64, filled with numbers in [0, 1).
+        """
+        for row, sampling in enumerate(self.samplings):
+            if sampling.temperature != 0.0:
+                numbers[row].uniform_(generator=self._generators[row])
 
     def _uniform(self, rows: list[int]) -> Tensor:
         """The next random numbers of these rows, (rows, vocab) float64 in [0, 1)."""
@@ -83,7 +96,7 @@ class TokenChooser:
     def _grouped(self) -> list[tuple[SamplingConfig, list[int], Tensor, Tensor | None]]:
         """The rows that share their rules: rules, rows, the rows on the device, and the rules' bias vector."""
         groups: list[tuple[SamplingConfig, list[int]]] = []
-        for row, sampling in enumerate(self._samplings):
+        for row, sampling in enumerate(self.samplings):
             rules = dataclasses.replace(sampling, seed=0)
             rows = next((rows for known, rows in groups if known == rules), None)
             if rows is None:

@@ -11,6 +11,7 @@ import torch
 
 from modelcore.errors import InputError
 from modelcore.gptx import GPT, KVCache, evaluating
+from modelcore.inference.captured import CapturedStep
 from modelcore.inference.chooser import TokenChooser
 from modelcore.inference.prefill import read_prompts
 from modelcore.inference.samplers import SamplingConfig
@@ -140,52 +141,100 @@ def _run(
     stopped: Callable[[int, int], bool] | None,
     adapters: AdapterChoice | None,
 ) -> Iterator[list[_Event]]:
-    context, device = model.config.context_length, model.device
+    context = model.config.context_length
     # How many tokens each prompt may get. The last one is never fed back, so it needs no place in the context.
     room = [min(most, context + 1 - len(prompt)) for prompt, most in zip(prompts, max_tokens, strict=True)]
     slots = max(len(prompt) + most - 1 for prompt, most in zip(prompts, room, strict=True))
-    cache = KVCache(model.config, len(prompts), slots, dtype=model.embedding.weight.dtype, device=device)
-    chooser = TokenChooser(samplings, prompts, model.config.vocab_size, device)
-    rows = list(range(len(prompts)))  # the prompt that each row of the batch continues
+    texts = _Texts(room, model.config.vocab_size, eos_id, stopped)
+    chooser = TokenChooser(samplings, prompts, model.config.vocab_size, model.device)
+    captured = CapturedStep.lend(model, len(prompts), slots, max(room)) if adapters is None else None
+    if captured is None:
+        yield from _one_by_one(model, prompts, texts, chooser, slots, adapters)
+        return
+    try:
+        first = chooser.choose(model.head(read_prompts(model, prompts, captured.cache)))  # (B,)
+        yield texts.take(first.tolist())
+        # Rows stay where they are: what those that ended go on with is not looked at.
+        for tokens in captured.tokens(first, chooser, texts.most_left):
+            yield texts.take([tokens[row] for row in texts.rows])
+            if not texts.rows:
+                return
+    finally:
+        captured.give_back(model)
 
+
+def _one_by_one(
+    model: GPT,
+    prompts: Sequence[Sequence[int]],
+    texts: _Texts,
+    chooser: TokenChooser,
+    slots: int,
+    adapters: AdapterChoice | None,
+) -> Iterator[list[_Event]]:
+    """Every token by the model's own modules; texts that have ended leave the batch."""
+    cache = KVCache(model.config, len(prompts), slots, dtype=model.embedding.weight.dtype, device=model.device)
     # Entered for each pass alone: between two of them the model may be used for something else.
     chosen_adapters: AbstractContextManager[object] = adapters or nullcontext()
     with chosen_adapters:
         last = read_prompts(model, prompts, cache)  # (B, d_model)
-    produced = 0
     while True:
         with chosen_adapters:
             logits = model.head(last)  # (B, vocab_size)
         chosen = chooser.choose(logits)  # (B,)
-        produced += 1
-        events: list[_Event] = []
-        alive: list[int] = []
-        for place, (row, token) in enumerate(zip(rows, chosen.tolist(), strict=True)):  # one look at the device
-            if token == model.config.vocab_size:
-                raise broken_weights("the model")
-            if token == eos_id:
-                events.append((row, None, "eos"))
-            elif stopped is not None and stopped(row, token):
-                events.append((row, token, "stop"))
-            elif produced == room[row]:
-                events.append((row, token, "length"))
-            else:
-                events.append((row, token, None))
-                alive.append(place)
-        yield events
-        if not alive:
+        rows = texts.rows
+        yield texts.take(chosen.tolist())  # one look at the device
+        if not texts.rows:
             return
-        if len(alive) < len(rows):  # rows that ended leave the batch: whatever is kept by row follows here
-            rows = [rows[place] for place in alive]
+        if len(texts.rows) < len(rows):  # rows that ended leave the batch: whatever is kept by row follows here
+            alive = [rows.index(row) for row in texts.rows]
             chooser.keep(alive)
             cache.keep(alive)
             if adapters is not None:
                 chosen_adapters = adapters = adapters.kept(alive)
-            chosen = chosen[torch.tensor(alive, device=device)]
+            chosen = chosen[torch.tensor(alive, device=model.device)]
         chooser.record(chosen)
         with chosen_adapters:
             last = model.hidden(chosen[:, None], cache)[:, 0]  # (B, d_model)
         cache.advance(1)
+
+
+class _Texts:
+    """What ends each text.
+
+    Attributes:
+        rows: The prompts that go on, in order.
+    """
+
+    def __init__(
+        self, room: list[int], vocab_size: int, eos_id: int | None, stopped: Callable[[int, int], bool] | None
+    ) -> None:
+        self.rows = list(range(len(room)))
+        self._room, self._vocab_size, self._eos_id, self._stopped = room, vocab_size, eos_id, stopped
+        self._produced = 0
+
+    def take(self, tokens: list[int]) -> list[_Event]:
+        """Gives each of :attr:`rows` its new token, and leaves those that go on."""
+        self._produced += 1
+        events: list[_Event] = []
+        going_on: list[int] = []
+        for row, token in zip(self.rows, tokens, strict=True):
+            if token == self._vocab_size:
+                raise broken_weights("the model")
+            if token == self._eos_id:
+                events.append((row, None, "eos"))
+            elif self._stopped is not None and self._stopped(row, token):
+                events.append((row, token, "stop"))
+            elif self._produced == self._room[row]:
+                events.append((row, token, "length"))
+            else:
+                events.append((row, token, None))
+                going_on.append(row)
+        self.rows = going_on
+        return events
+
+    def most_left(self) -> int:
+        """Most tokens after its first that any text which goes on may get in all."""
+        return max((self._room[row] for row in self.rows), default=1) - 1
 
 
 def broken_weights(name: str) -> InputError:
