@@ -6,7 +6,7 @@ import triton.language as tl
 from modelcore.kernels.dependent_launch import let_next_start, wait
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["slots"])
 def attend(
     queries_ptr, keys_ptr, values_ptr, lengths_ptr, y_ptr, sums_ptr, peaks_ptr, weights_ptr, done_ptr, slots, scale,
     n_heads: tl.constexpr, n_kv_heads: tl.constexpr, head_dim: tl.constexpr, block_d: tl.constexpr,

@@ -88,7 +88,7 @@ def _products(
     return y
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_rows"])
 def linear(
     x_ptr, weight_ptr, scale_ptr, bias_ptr, norm_weight_ptr, norm_bias_ptr, y_ptr, n_rows, n_outputs, eps,
     width: tl.constexpr, after: tl.constexpr, norm: tl.constexpr, block_m: tl.constexpr, block_n: tl.constexpr,
@@ -129,7 +129,7 @@ def linear(
     tl.store(at, y.to(y_ptr.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_rows", "slots"])
 def project_heads(
     x_ptr, weight_ptr, scale_ptr, bias_ptr, norm_weight_ptr, norm_bias_ptr, cos_ptr, sin_ptr, lengths_ptr,
     queries_ptr, keys_ptr, values_ptr, n_rows, slots, eps,

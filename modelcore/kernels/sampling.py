@@ -110,7 +110,7 @@ def find_best(
     tl.store(token_ptr + row * pieces + piece, token)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["slots"])
 def take_best(
     best_ptr, token_ptr, tokens_ptr, lengths_ptr, vocab, slots, pieces, block_p: tl.constexpr, early: tl.constexpr
 ):

@@ -13,7 +13,7 @@ from modelcore.gptx.attention import Attention
 from modelcore.gptx.feedforward import FeedForward
 from modelcore.gptx.norms import RMSNorm
 from modelcore.gptx.transformer import Block
-from modelcore.gptx.vocab_padding import PaddedEmbedding, PaddedHead
+from modelcore.gptx.vocab_padding import PaddedEmbedding
 from modelcore.quantization import Int8Linear
 
 _DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -156,6 +156,7 @@ def _norm(norm: nn.Module) -> NormWeights | None:
 
 
 def _linear(linear: nn.Module) -> LinearWeights | None:
-    if type(linear) in (nn.Linear, PaddedHead):
-        return LinearWeights(linear.weight, None, linear.bias)  # type: ignore[arg-type]
+    # Plain, or the model's own kinds of it, which compute the same.
+    if isinstance(linear, nn.Linear) and type(linear).__module__.startswith(("torch.nn.modules.", "modelcore.gptx.")):
+        return LinearWeights(linear.weight, None, linear.bias)
     return LinearWeights(linear.values, linear.scale, linear.bias) if type(linear) is Int8Linear else None
