@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib.util
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
@@ -48,12 +49,11 @@ class CapturedStep:
         self._step: DecodeStep = DecodeStep(model.config, rows, slots, weights)
         self._places = weights.places()
         self._weights: DecodeWeights | None = weights
-        self._chooser: TokenChooser | None = None
         self._graph: torch.cuda.CUDAGraph | None = None
         self._launched = False
         on_gpu = weights.embedding.is_cuda
         self._copies = [torch.empty(rows, dtype=torch.long, pin_memory=on_gpu) for _ in range(2)]
-        self._copied = [torch.Event("cuda") for _ in range(2)] if on_gpu else []
+        self._copied = [torch.cuda.Event() for _ in range(2)] if on_gpu else []  # type: ignore[no-untyped-call]
         self._turn = 0
 
     @classmethod
@@ -79,6 +79,8 @@ class CapturedStep:
             step._weights = weights
             return step
         if most < WORTH_CAPTURING:
+            if step is not None:
+                _idle[model] = step
             return None
         room = min(model.config.context_length, -(-slots // _SLOTS_MULTIPLE) * _SLOTS_MULTIPLE)
         return cls(model, rows, room if read_weights(model, room) is not None else slots, weights)
@@ -88,7 +90,7 @@ class CapturedStep:
 
     def give_back(self, model: GPT) -> None:
         """Ends what it was lent for. It waits for the model's next generation, unless it is large."""
-        self._weights = self._chooser = None
+        self._weights = None
         self.cache.rewind([0] * self._step.rows)
         if self.cache.nbytes <= _MOST_BYTES_KEPT:
             _idle[model] = self
@@ -111,15 +113,15 @@ class CapturedStep:
         self._step.tokens.copy_(first)
         self._step.lengths.copy_(self.cache.lengths)
         self._step.set_rules(chooser.samplings)
-        self._chooser = chooser
         chooser.record(first)
         ahead: deque[Callable[[], list[int]]] = deque()
         launched = 0
         while True:
-            while len(ahead) < 2 and launched < most():
-                self._launch(chooser)
-                ahead.append(self._look())
-                launched += 1
+            with torch.cuda.device(first.device) if first.is_cuda else nullcontext():  # Triton launches on the current
+                while len(ahead) < 2 and launched < most():
+                    self._launch(chooser)
+                    ahead.append(self._look())
+                    launched += 1
             if not ahead:
                 return
             yield ahead.popleft()()
@@ -173,4 +175,8 @@ def runs_kernels(device: torch.device) -> bool:
     """Whether Triton's kernels run there."""
     if device.type != "cuda" or torch.version.cuda is None or importlib.util.find_spec("triton") is None:
         return False
-    return torch.cuda.get_device_capability(device) >= (8, 0)  # Ampere, the first with bfloat16
+    if torch.cuda.get_device_capability(device) < (8, 0):  # before Ampere, without bfloat16
+        return False
+    from modelcore.kernels.probe import works
+
+    return works(device)
