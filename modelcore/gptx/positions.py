@@ -8,6 +8,7 @@ embedding table and live in the transformer itself.
 from __future__ import annotations
 
 import math
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -47,9 +48,35 @@ def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     Returns:
         The rotated tensor, in ``x``'s shape and dtype; the rotation itself is done in the tables' dtype.
     """
+    eager = x.device.type == "cpu" and not torch.compiler.is_compiling()  # a compiler makes few passes by itself
+    if eager and x.dtype == cos.dtype:
+        return cast(Tensor, _RotationOnCPU.apply(x, cos, sin))  # type: ignore[no-untyped-call]
     first, second = x.chunk(2, dim=-1)
     rotated = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
     return rotated.to(x.dtype)
+
+
+class _RotationOnCPU(torch.autograd.Function):
+    """The rotation in four passes over half of the channels each; its gradient is the rotation back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _rotated(x, cos, sin, 1)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return _rotated(grad, cos, sin, -1), None, None
+
+
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor, direction: int) -> Tensor:
+    result = x.new_empty(x.shape)
+    (first, second), (to_first, to_second) = x.chunk(2, dim=-1), result.chunk(2, dim=-1)
+    torch.mul(first, cos, out=to_first).addcmul_(second, sin, value=-direction)
+    torch.mul(second, cos, out=to_second).addcmul_(first, sin, value=direction)
+    return result
 
 
 def positions_in_documents(documents: Tensor) -> Tensor:

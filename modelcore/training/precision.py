@@ -10,10 +10,9 @@ from typing import Literal
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-Precision = Literal["auto", "fp32", "bf16"]
+from modelcore.gptx.attention import SHORT
 
-# Up to this length the plain products of attention are faster on a CPU than its fused kernel.
-_SHORT = 256
+Precision = Literal["auto", "fp32", "bf16"]
 
 
 def autocast(precision: Precision, device: torch.device) -> Callable[[], AbstractContextManager[object]]:
@@ -37,7 +36,7 @@ def fast_kernels(precision: Precision, device: torch.device, sequence_length: in
         return
     products = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = products.fp32_precision
-    attention = sdpa_kernel(SDPBackend.MATH) if sequence_length <= _SHORT else contextlib.nullcontext()
+    attention = sdpa_kernel(SDPBackend.MATH) if sequence_length <= SHORT else contextlib.nullcontext()
     try:
         if precision == "auto":
             products.fp32_precision = "bf16"

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from modelcore.errors import InputError
 from modelcore.gptx import GPT, GPTConfig
+from modelcore.gptx.attention import _short_causal_attention
 from modelcore.gptx.feedforward import FeedForward
 from modelcore.gptx.norms import build_norm
 
@@ -118,6 +119,39 @@ def test_norms_follow_their_formulas(norm, bias):
     centred = x - x.mean(-1, keepdim=True) if norm == "layernorm" else x
     torch.testing.assert_close(layer(x), centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt())
     assert (getattr(layer, "bias", None) is not None) == bias
+
+
+@pytest.mark.parametrize("frozen", ["nothing", "weight", "x"])
+def test_rms_norms_gradient_is_its_formulas(frozen):
+    layer = build_norm(GPTConfig(5, 4, 1, 8, 2, 2, 12))
+    x, weight, grad = 3 * torch.randn(2, 5, 8), torch.rand(8) + 0.5, torch.randn(2, 5, 8)
+    layer.weight = torch.nn.Parameter(weight, requires_grad=frozen != "weight")
+    x_own = x.clone().requires_grad_(frozen != "x")
+    layer(x_own).backward(grad)
+    x, weight = x.double().requires_grad_(), weight.double().requires_grad_()
+    (weight * x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt()).backward(grad.double())
+    for own, exact in ((x_own, x), (layer.weight, weight)):
+        if own.requires_grad:
+            torch.testing.assert_close(own.grad.double(), exact.grad, rtol=1e-5, atol=1e-6)
+        else:
+            assert own.grad is None
+
+
+@pytest.mark.parametrize("time", [1, 7, 130])
+@pytest.mark.parametrize("kv_heads", [1, 2, 6])
+def test_short_causal_attention_is_what_sdpa_gives_gradients_too(time, kv_heads):
+    inputs = [torch.randn(2, time, heads, 8).transpose(1, 2) for heads in (6, kv_heads, kv_heads)]
+    grad = torch.randn(2, 6, time, 8)
+    found = []
+    for attend in (
+        _short_causal_attention,
+        lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True),
+    ):
+        leaves = [part.clone().requires_grad_() for part in inputs]
+        y = attend(*leaves)
+        y.backward(grad)
+        found.append([y.detach(), *(leaf.grad for leaf in leaves)])
+    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=2e-6)
 
 
 def test_a_tied_head_is_the_embedding_itself(model):

@@ -73,6 +73,13 @@ def test_rope_rows_may_stand_at_different_positions(x):
         torch.testing.assert_close(rotated[row : row + 1], alone, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("rows", [False, True], ids=["one position a column", "rows at positions of their own"])
+def test_ropes_gradient_is_the_rotation_back(rows):
+    angles = torch.rand((2, 1, 5, 3) if rows else (5, 3), dtype=torch.float64)
+    x = torch.randn(2, 5, 4, 6, dtype=torch.float64).transpose(1, 2).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: apply_rope(x, angles.cos(), angles.sin()), x)
+
+
 def test_rope_returns_the_type_it_was_given(x):
     assert apply_rope(x.bfloat16(), *rope_tables(HEAD_DIM, LENGTH, THETA)).dtype == torch.bfloat16
 
