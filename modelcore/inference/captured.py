@@ -10,7 +10,6 @@ The path is taken by itself where it can be: on a GPU with Triton, for the model
 
 from __future__ import annotations
 
-import importlib.util
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from modelcore.gptx import GPT, KVCache
 from modelcore.inference.chooser import TokenChooser
+from modelcore.kernels import runs_kernels
 
 if TYPE_CHECKING:
     from modelcore.kernels.decode_step import DecodeStep
@@ -169,14 +169,3 @@ class CapturedStep:
 
 _idle: WeakKeyDictionary[GPT, CapturedStep] = WeakKeyDictionary()
 """The step that each model used last, while nobody uses it."""
-
-
-def runs_kernels(device: torch.device) -> bool:
-    """Whether Triton's kernels run there."""
-    if device.type != "cuda" or torch.version.cuda is None or importlib.util.find_spec("triton") is None:
-        return False
-    if torch.cuda.get_device_capability(device) < (8, 0):  # before Ampere, without bfloat16
-        return False
-    from modelcore.kernels.probe import works
-
-    return works(device)

@@ -10,8 +10,6 @@ adapted one.
 
 from __future__ import annotations
 
-import functools
-import importlib.util
 from typing import Any, cast
 
 import torch
@@ -21,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from modelcore.data.loader import IGNORED
 from modelcore.gptx.vocab_padding import PaddedHead
+from modelcore.kernels import runs_kernels
 
 # Logits a chunk: few enough on a CPU to stay near its last cache, many on a GPU to keep it busy.
 _CHUNK_ON_CPU = 1 << 22
@@ -127,7 +126,7 @@ def _loss_and_gradient(logits: Tensor, targets: Tensor, vocab_size: int, with_gr
     Returns:
         The sum in nats, 0-D fp32, and softmax(logits) - onehot(target), (n, columns).
     """
-    if logits.is_cuda and _has_triton():
+    if runs_kernels(logits.device):
         from modelcore.kernels.cross_entropy import cross_entropy_
 
         return cross_entropy_(logits, targets, vocab_size, IGNORED, with_gradient).sum(), logits
@@ -150,8 +149,3 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
         total += torch.mm(a, b, out_dtype=torch.float32)
     else:
         total += a @ b
-
-
-@functools.cache
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None

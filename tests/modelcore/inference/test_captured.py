@@ -138,6 +138,6 @@ def test_without_a_gpu_triton_is_not_imported():
         "from modelcore.gptx import GPT, GPTConfig\n"
         "from modelcore.inference import generate\n"
         "generate(GPT(GPTConfig(31, 64, 1, 32, 2, 1, 48)), [[1]], max_tokens=50)\n"
-        "sys.exit('triton' in sys.modules or 'modelcore.kernels' in sys.modules)\n"
+        "sys.exit('triton' in sys.modules)\n"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False, env={"CUDA_VISIBLE_DEVICES": ""}).returncode == 0
