@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from itertools import islice
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from modelcore.data.duplicates import FirstDocuments
 from modelcore.data.heldout import Overlap
 from modelcore.data.sources import Record
 from modelcore.progress import Progress
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ROWS_AT_ONCE = 1 << 14
+TABLE_ROWS = 1 << 16  # holding a table against the rules takes some 1 KiB a row
 
 # Column and pandas type. A fact that a document with a problem does not have is missing (NA).
 COLUMNS = {
@@ -43,44 +43,38 @@ def document_id(record: Record) -> str:
     return f"{record.source.translate(_HTML_CHARACTERS)}:{record.row}"
 
 
-def collect_facts(records: Iterable[Record], overlap: Overlap | None = None) -> pd.DataFrame:
-    """The table of facts of a stream of records.
-
-    It takes some 150 bytes a document, whatever the documents' size; making and validating it, about 1 KiB.
+def collect_facts(records: Iterable[Record], overlap: Overlap | None = None) -> Iterator[pd.DataFrame]:
+    """The facts of a stream of records, in tables of at most TABLE_ROWS rows: one at least, which may be empty.
 
     Args:
         records: What was read.
         overlap: For held-out documents, what of them also stands in the training corpus; adds the column
             ``training_overlap`` (0 to 1).
 
-    Returns:
+    Yields:
         One row a record, with the columns of COLUMNS.
     """
     import pandas as pd
 
     types: dict[str, Any] = COLUMNS | ({OVERLAP: "Float64"} if overlap is not None else {})
     stream = iter(records)
-    chunks = [pd.DataFrame(columns=list(types)).astype(types)]
+    seen = FirstDocuments()
     with Progress("validate", None, "document") as progress:
-        while rows := [_facts(record, overlap) for record in islice(stream, ROWS_AT_ONCE)]:
-            chunks.append(pd.DataFrame(rows, columns=list(types)).astype(types))
-            progress.update(len(rows))
-    table = pd.concat(chunks[1:] or chunks, ignore_index=True)
-    table["duplicate_of"] = _duplicates(table)
-    return table
-
-
-def _duplicates(table: pd.DataFrame) -> pd.Series[str]:
-    """For each document whose text came before, the first that had it; missing for the others."""
-    import pandas as pd
-
-    texts, _ = pd.factorize(table["sha256"])  # equal texts, equal numbers; -1 where there is none
-    rows = np.arange(len(table))
-    first = np.zeros(texts.max(initial=-1) + 2, dtype=np.int64)  # the last place is for -1
-    first[texts[::-1]] = rows[::-1]  # of several rows for one place the earliest is written last
-    repeated = rows[(texts >= 0) & (first[texts] != rows)]
-    names = table["document"].take(first[texts[repeated]]).set_axis(repeated)
-    return names.reindex(table.index).astype("str")
+        first: Record | None = next(stream, None)
+        if first is None:
+            yield pd.DataFrame(columns=list(types)).astype(types)
+        while first is not None:
+            of_table = islice(chain([first], stream), TABLE_ROWS)
+            chunks = []
+            while rows := [_facts(record, overlap) for record in islice(of_table, ROWS_AT_ONCE)]:
+                chunks.append(pd.DataFrame(rows, columns=list(types)).astype(types))
+                progress.update(len(rows))
+            table = pd.concat(chunks, ignore_index=True)
+            with_text = table[table["sha256"].notna()]
+            same = seen.add(with_text["document"].tolist(), with_text["sha256"].tolist())
+            table["duplicate_of"] = pd.Series(same, index=with_text.index, dtype="str").reindex(table.index)
+            yield table
+            first = next(stream, None)
 
 
 def _facts(record: Record, overlap: Overlap | None) -> dict[str, Any]:

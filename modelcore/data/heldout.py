@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from array import array
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
 
 ENOUGH_DOCUMENTS = 100  # from here on whole documents are held out, below it the end of each
 LONG_LINE = 40  # characters; shorter lines (headings, "Yes.") are shared by texts that have nothing else in common
 
 
-def choose_documents(digests: Iterable[str], fraction: float) -> set[str]:
+def choose_documents(documents: Iterable[tuple[str, str]], fraction: float) -> set[str]:
     """The documents to hold out, by a rule that looks at each document alone.
 
     A document is held out if its SHA-256, read as a fraction of the largest possible one, lies below ``fraction``:
     so it stays held out, or not, when others come or go. At least one is chosen.
 
     Args:
-        digests: SHA-256 of each document, in hexadecimal.
+        documents: Name of each document, and the SHA-256 of its text in hexadecimal.
         fraction: About which part of the documents to hold out.
+
+    Returns:
+        The names of those that are chosen.
     """
-    limit, smallest, chosen = int(fraction * 2**64), "", set()
-    for digest in digests:
+    limit, chosen = int(fraction * 2**64), set()
+    nearest = ("", "")
+    for name, digest in documents:
         if int(digest[:16], 16) < limit:
-            chosen.add(digest)
-        smallest = min(smallest or digest, digest)
-    return chosen or {smallest} - {""}
+            chosen.add(name)
+        if not nearest[0] or digest < nearest[0]:
+            nearest = digest, name
+    return chosen or {nearest[1]} - {""}
 
 
 def cut_tail(text: str, fraction: float) -> tuple[str, str]:
@@ -43,7 +52,7 @@ class Overlap:
     """Which lines of held-out documents also stand in the training corpus.
 
     Lines are compared without the white space around them, and only those of LONG_LINE characters or more; a document
-    without such a line is compared as a whole. Kept in memory is one 64-bit hash for each line of the held-out text,
+    without such a line is compared as a whole. Kept in memory are nine bytes for each line of the held-out text, and
     nothing of the training text.
 
     Args:
@@ -52,17 +61,31 @@ class Overlap:
     """
 
     def __init__(self, heldout: Iterable[str], training: Iterable[str]) -> None:
-        wanted = {hash(line) for text in heldout for line in _lines(text)}
-        self._shared: set[int] = set()
-        for text in training:
-            self._shared.update(number for line in _lines(text) if (number := hash(line)) in wanted)
+        self._lines = _distinct(_hashes(text) for text in heldout)
+        self._shared = np.zeros(len(self._lines), dtype=bool)
+        if len(self._lines):
+            for text in training:
+                hashes = _hashes(text)
+                places = self._places(hashes)
+                self._shared[places[self._lines[places] == hashes]] = True
 
     def fraction(self, text: str) -> float:
         """The part of a held-out document's lines that stands in the training corpus, 0 to 1."""
-        found = [hash(line) in self._shared for line in _lines(text)]
-        return sum(found) / len(found)
+        return float(self._shared[self._places(_hashes(text))].mean())
+
+    def _places(self, hashes: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Where among the held-out text's lines each hash is, if it is one of theirs."""
+        places: npt.NDArray[np.int64] = np.minimum(self._lines.searchsorted(hashes), len(self._lines) - 1)
+        return places
 
 
-def _lines(text: str) -> Iterator[str]:
-    long = [line for raw in text.split("\n") if len(line := raw.strip()) >= LONG_LINE]
-    yield from long or [text.strip()]
+def _hashes(text: str) -> npt.NDArray[np.int64]:
+    lines = [line for line in map(str.strip, text.split("\n")) if len(line) >= LONG_LINE] or [text.strip()]
+    return np.fromiter(map(hash, lines), dtype=np.int64, count=len(lines))
+
+
+def _distinct(hashes: Iterable[npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
+    every = array("q")
+    for of_text in hashes:
+        every.frombytes(of_text.tobytes())
+    return np.unique(np.frombuffer(every, dtype=np.int64))

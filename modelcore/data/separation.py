@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from modelcore.data.corpus import CorpusWriter, read_documents
 from modelcore.data.facts import collect_facts, document_id
@@ -14,8 +14,8 @@ from modelcore.data.quarantine import Quarantine
 from modelcore.data.sources import Record, read_records
 from modelcore.data.validation import Validator, Verdict
 
-if TYPE_CHECKING:
-    import pandas as pd
+TRAINING, HELDOUT = "training corpus", "held-out text"
+"""What the Data Docs call the two."""
 
 Chosen = Literal["given", "whole documents", "end of each document"]
 
@@ -52,8 +52,8 @@ def separate(
     """Validates both texts and writes each document where it belongs.
 
     The corpus is read twice, once for the facts that the rules look at and once to part the clean from the bad: so no
-    text is kept in memory. Held-out text that is part of the corpus is set apart first and then validated like text
-    that was given, so that the rule about contamination holds for both.
+    text is kept in memory, and of a clean document no more than some 30 bytes. Held-out text that is part of the corpus
+    is set apart first and then validated like text that was given, so that the rule about contamination holds for both.
 
     Args:
         corpus: Text to train on.
@@ -69,13 +69,23 @@ def separate(
     Raises:
         InputError: If a path holds nothing that can be read.
     """
-    facts = collect_facts(read_records(corpus, text_field))
-    verdict = validator.validate("training corpus", facts)
-    clean = facts[~facts["document"].isin(list(verdict.faults))]
-    chosen: Chosen = "given" if heldout is not None else "end of each document"
-    apart: set[str] = set()
-    if heldout is None and len(clean) >= ENOUGH_DOCUMENTS:
-        chosen, apart = "whole documents", _documents_apart(clean, heldout_fraction)
+    clean = 0
+
+    def clean_documents() -> Iterator[tuple[str, str]]:
+        nonlocal clean
+        for facts in collect_facts(read_records(corpus, text_field)):
+            bad = validator.validate(TRAINING, facts).faults
+            kept = facts[~facts["document"].isin(list(bad))]
+            clean += len(kept)
+            yield from zip(kept["document"], kept["sha256"], strict=True)
+
+    apart = choose_documents(clean_documents(), heldout_fraction)
+    chosen: Chosen = "end of each document"
+    if heldout is not None:
+        chosen, apart = "given", set()
+    elif clean >= ENOUGH_DOCUMENTS:
+        chosen = "whole documents"
+    verdict = validator.verdicts[TRAINING]
     with CorpusWriter(train_out) as train, CorpusWriter(scratch) as candidates:
         for record, text in _clean(read_records(corpus, text_field), verdict, "train", quarantine):
             if chosen == "end of each document":
@@ -97,17 +107,13 @@ def separate(
         (record.text for record in heldout_records() if record.text is not None),
         (text for text, _, _ in read_documents(train_out)),
     )
-    verdict = validator.validate("held-out text", collect_facts(heldout_records(), overlap))
+    for facts in collect_facts(heldout_records(), overlap):
+        validator.validate(HELDOUT, facts)
     with CorpusWriter(heldout_out) as held:
-        for record, text in _clean(heldout_records(), verdict, "heldout", quarantine):
+        for record, text in _clean(heldout_records(), validator.verdicts[HELDOUT], "heldout", quarantine):
             held.write(text, record.source, record.row)
-    documents = len(facts) + (verdict.documents if heldout is not None else 0)
+    documents = verdict.documents + (validator.verdicts[HELDOUT].documents if heldout is not None else 0)
     return Separated(documents, train, held, chosen)
-
-
-def _documents_apart(clean: pd.DataFrame, fraction: float) -> set[str]:
-    digests = choose_documents(clean["sha256"], fraction)
-    return set(clean.loc[clean["sha256"].isin(list(digests)), "document"])
 
 
 def _clean(

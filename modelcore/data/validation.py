@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from modelcore.loading import loading
 if TYPE_CHECKING:
     import pandas as pd
 
+EXAMPLES = 3
 MAX_OVERLAP = 0.2  # of a held-out document's lines; quotations and boilerplate stay below it
 
 
@@ -52,22 +53,39 @@ class Check:
     failed: int
     examples: tuple[str, ...]
 
+    def plus(self, further: Check) -> Check:
+        """The outcome over the documents of both."""
+        return replace(
+            self,
+            passed=self.passed and further.passed,
+            checked=self.checked + further.checked,
+            failed=self.failed + further.failed,
+            examples=(*self.examples, *further.examples)[:EXAMPLES],
+        )
+
 
 @dataclass
 class Verdict:
-    """What Great Expectations found out about one table of facts.
+    """What Great Expectations found out about some documents' facts.
 
     Attributes:
-        name: The table's name.
-        documents: Its rows.
+        name: What the documents are, for example ``training corpus``.
+        documents: How many there are.
         checks: Outcome of each expectation.
         faults: The faults of each bad document, by its name.
     """
 
     name: str
-    documents: int
+    documents: int = 0
     checks: list[Check] = field(default_factory=list)
     faults: dict[str, list[Fault]] = field(default_factory=dict)
+
+    def add(self, part: Verdict) -> None:
+        """Adds what was found out about further ones of these documents."""
+        self.documents += part.documents
+        pairs = zip(self.checks, part.checks, strict=True)
+        self.checks = [check.plus(further) for check, further in pairs] if self.checks else part.checks
+        self.faults |= part.faults
 
 
 @dataclass(frozen=True)
@@ -82,7 +100,7 @@ class Validator:
     """An ephemeral Great Expectations context: nothing is kept but the Data Docs, nothing is sent anywhere.
 
     Attributes:
-        verdicts: What was found out so far.
+        verdicts: What was found out so far, by name.
     """
 
     def __init__(self) -> None:
@@ -94,37 +112,29 @@ class Validator:
         self._context.enable_analytics(False)
         self._context.variables.progress_bars = {"globally": False}
         self._data = self._context.data_sources.add_pandas("documents")
-        self.verdicts: list[Verdict] = []
+        self._checkpoints: dict[str, Any] = {}
+        self.verdicts: dict[str, Verdict] = {}
 
     def validate(self, name: str, facts: pd.DataFrame) -> Verdict:
         """Holds a table of facts against the rules.
 
         Args:
-            name: How the table is called in the Data Docs.
-            facts: What :func:`~modelcore.data.facts.collect_facts` made; with its column ``training_overlap``, the
+            name: How the documents are called in the Data Docs. With a name that came before, the table tells of
+                further ones of these documents, and has a page of its own.
+            facts: What :func:`~modelcore.data.facts.collect_facts` gave; with its column ``training_overlap``, the
                 rule about contamination applies too.
+
+        Returns:
+            What was found out from this table.
 
         Raises:
             RuntimeError: If an expectation could not be computed.
         """
-        import great_expectations as gx
-
         rules = _rules(list(facts.columns))
-        suite = self._context.suites.add(gx.ExpectationSuite(name=name, expectations=[r.expectation for r in rules]))
-        batch = self._data.add_dataframe_asset(name).add_batch_definition_whole_dataframe("all documents")
-        definition = gx.ValidationDefinition(name=name, data=batch, suite=suite)
-        checkpoint = gx.Checkpoint(
-            name=name,
-            validation_definitions=[self._context.validation_definitions.add(definition)],
-            result_format={
-                "result_format": "COMPLETE",
-                "unexpected_index_column_names": ["document"],
-                "return_unexpected_index_query": False,
-                "include_unexpected_rows": False,
-            },
-        )
+        if name not in self._checkpoints:
+            self._checkpoints[name] = self._checkpoint(name, rules)
         with _quiet():
-            run = self._context.checkpoints.add(checkpoint).run(batch_parameters={"dataframe": facts})
+            run = self._checkpoints[name].run(batch_parameters={"dataframe": facts})
         (result,) = run.run_results.values()
         verdict = Verdict(name, len(facts))
         by_reason = {rule.reason: rule for rule in rules if rule.reason != "table"}
@@ -141,14 +151,32 @@ class Validator:
                     passed=bool(outcome.success),
                     checked=outcome.result.get("element_count", len(facts)) - outcome.result.get("missing_count", 0),
                     failed=len(bad),
-                    examples=tuple(row["document"] for row in bad[:3]),
+                    examples=tuple(row["document"] for row in bad[:EXAMPLES]),
                 )
             )
             for row in bad:
                 detail = by_reason[meta["reason"]].detail.format(row[column])
                 verdict.faults.setdefault(row["document"], []).append(Fault(meta["reason"], detail))
-        self.verdicts.append(verdict)
+        self.verdicts.setdefault(name, Verdict(name)).add(verdict)
         return verdict
+
+    def _checkpoint(self, name: str, rules: list[_Rule]) -> Any:
+        import great_expectations as gx
+
+        suite = self._context.suites.add(gx.ExpectationSuite(name=name, expectations=[r.expectation for r in rules]))
+        batch = self._data.add_dataframe_asset(name).add_batch_definition_whole_dataframe("all documents")
+        definition = gx.ValidationDefinition(name=name, data=batch, suite=suite)
+        checkpoint = gx.Checkpoint(
+            name=name,
+            validation_definitions=[self._context.validation_definitions.add(definition)],
+            result_format={
+                "result_format": "COMPLETE",
+                "unexpected_index_column_names": ["document"],
+                "return_unexpected_index_query": False,
+                "include_unexpected_rows": False,
+            },
+        )
+        return self._context.checkpoints.add(checkpoint)
 
     def write_docs(self, folder: Path) -> None:
         """Writes Data Docs, a static site that begins at ``index.html``, about everything validated so far."""

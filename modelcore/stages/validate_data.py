@@ -184,7 +184,7 @@ def _validate(
         except _UnfitError as error:
             failure = f"{error}; see {outputs['quarantine'] / QUARANTINE_FILE} and {outputs['docs'] / PAGE_FILE}"
         validator.write_docs(docs)
-        write_text(docs / PAGE_FILE, render(validator.verdicts, results, failure))
+        write_text(docs / PAGE_FILE, render(list(validator.verdicts.values()), results, failure))
     return results, failure
 
 

@@ -69,3 +69,28 @@ def test_tokenizing_ten_times_the_text_takes_no_more_memory(tmp_path, text):
     print(f"peak resident memory, MiB, of 20 and 200 MB: {[[kib >> 10 for kib in peak] for peak in (small, large)]}")
     for few, many in zip(small, large, strict=True):
         assert many - few < 16 << 10
+
+
+_VALIDATE = """
+import json, resource, sys
+from modelcore.stages.validate_data import validate_data
+
+outputs = {f"{name}_out": f"{sys.argv[2]}/{name}" for name in ("train", "heldout", "quarantine", "docs")}
+documents = validate_data(corpus=sys.argv[1], **outputs).results["documents"]
+print(json.dumps([documents, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]))
+"""
+
+
+def test_validating_takes_few_bytes_a_document(tmp_path):
+    def peak(documents):
+        corpus = tmp_path / f"{documents}.jsonl"
+        corpus.write_text("".join(f'{{"text": "this is document number {row}"}}\n' for row in range(documents)))
+        command = [sys.executable, "-c", _VALIDATE, str(corpus), str(tmp_path / str(documents))]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        validated, kib = json.loads(done.stdout)
+        assert validated == documents
+        return kib << 10
+
+    few, many = peak(100_000), peak(400_000)
+    print(f"peak resident memory, MiB, of 100,000 and 400,000 documents: {few >> 20}, {many >> 20}")
+    assert many - few < 300_000 * 40 + (16 << 20)
