@@ -44,7 +44,7 @@ help: ## Show this list
 	@echo 'make pipeline takes, all optional (README.md says what they are):'
 	@echo '  NAME RUNS CORPUS HELDOUT INSTRUCTIONS VOCAB_SIZE PRESET STEPS SEED LORA_RANK LORA_STEPS TASK_ITEMS MODEL_NAME'
 	@echo '  ARGS="--help" for every other parameter. mlflow-ui takes RUNS and PORT, setup PYTHON and VENV.'
-	@echo 'bench-gpu takes the folders of the peers to measure beside, all optional: NANOGPT LITGPT GPTFAST LLAMACPP; bench takes LLAMACPP;'
+	@echo 'bench takes the folder of a peer to measure beside, LLAMACPP, and bench-gpu NANOGPT LITGPT GPTFAST, all optional;'
 	@echo '  either takes ARGS="--help" or the names of single benchmarks, ARGS="training decoding".'
 
 .PHONY: setup
@@ -77,7 +77,7 @@ lint: $(VENV)/installed ## Check style and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-# Where the sources of peers are that are no packages: make bench-gpu NANOGPT=path LITGPT=path GPTFAST=path LLAMACPP=path.
+# Where the peers are that are no packages: make bench LLAMACPP=path; make bench-gpu NANOGPT=path LITGPT=path GPTFAST=path.
 peer = $(if $(call given,$(1)),--peer $(2)="$$$(1)")
 PEER_OPTIONS = $(strip \
 	$(call peer,NANOGPT,nanogpt) \

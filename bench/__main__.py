@@ -64,6 +64,8 @@ def run(package: str, names: Sequence[str], options: Options, machine: Machine, 
     rows = {name: [row for row in before if row.benchmark == name] for name in about.BENCHMARKS}
     if missing := [name for name in about.PEERS if name not in options.peers]:
         sys.stderr.write(f"left out, because no path to them was given: {', '.join(missing)}\n")
+    if idle := [name for name in options.peers if name not in about.PEERS]:
+        sys.stderr.write(f"given, but nothing is measured beside it here: {', '.join(idle)}\n")
     failed: list[str] = []
     for number, name in enumerate(chosen, 1):
         sys.stderr.write(f"{name} ({number} of {len(chosen)}) ...\n")

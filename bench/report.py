@@ -81,7 +81,7 @@ def picture(rows: Sequence[Row], name: str) -> str:
 
     shown = [(row, row.ratio) for row in rows if row.ratio is not None]
     with rc_context(charts.STYLE | {"svg.fonttype": "none", "svg.hashsalt": name, "figure.facecolor": "white"}):
-        figure = Figure(figsize=(9, 0.32 * len(shown) + 0.9))
+        figure = Figure(figsize=(10, 0.32 * len(shown) + 0.9))
         axes = figure.subplots()
         for place, (_, ratio) in enumerate(reversed(shown)):
             axes.barh(place, ratio - 1, left=1, height=0.65, color=charts.BLUE if ratio >= 1 else charts.ORANGE)
@@ -97,7 +97,8 @@ def picture(rows: Sequence[Row], name: str) -> str:
         axes.set_yticks(range(len(shown)), labels)
         axes.set_xscale("log", base=2)
         ratios = [ratio for _, ratio in shown]
-        axes.set_xlim(min([0.8, *ratios]) / 1.5, max([1.2, *ratios]) * 1.5)
+        axes.set_xlim(min([0.8, *ratios]) / 2, max([1.2, *ratios]) * 1.7)  # room for the figures
+        axes.set_ylim(-0.7, len(shown) - 0.3)
         axes.xaxis.set_major_formatter("{x:g}")
         axes.axvline(1, color=charts.INK, linewidth=1)
         axes.set_xlabel("times better than the peer (logarithmic scale)")

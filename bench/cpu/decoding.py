@@ -122,7 +122,7 @@ def llama_cpp(package: Path, model: GPT, prompt: list[int], folder: Path) -> dic
 
     from modelcore.convert.gguf import DType, write_gguf
 
-    sys.path.insert(0, str(package))
+    sys.path.append(str(package))  # behind this environment's own packages
     import llama_cpp
 
     def load(dtype: DType) -> Continue:

@@ -11,6 +11,7 @@ import pytest
 from bench.__main__ import run
 from bench.benchmark import Options
 from bench.machine import Machine, this_machine
+from bench.peers import PEERS
 from bench.row import Row, read_rows
 from modelcore.errors import InputError
 
@@ -93,6 +94,16 @@ def test_each_benchmark_has_a_process_of_its_own_and_is_told_the_options(package
     rows = read_rows(out)
     assert [row.name for row in rows] == [f"one {tmp_path.name} True", f"two {tmp_path.name} True"]
     assert len({rows[0].value, rows[1].value, os.getpid()}) == 3
+
+
+def test_a_peer_that_nothing_is_measured_beside_is_named(package, tmp_path, capfd):
+    for file in PEERS["gptfast"]:
+        (tmp_path / file).touch()
+    options = Options(peers={"gptfast": tmp_path})
+    assert run(package(one=f"yield {ONE}"), [], options, MACHINE, tmp_path / "rows.jsonl") == 0
+    told = capfd.readouterr().err
+    assert "given, but nothing is measured beside it here: gptfast" in told
+    assert "left out, because no path to them was given: nanogpt" in told
 
 
 def test_an_unknown_benchmark_is_refused_with_the_names_that_are_known(package):
