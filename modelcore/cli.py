@@ -359,6 +359,9 @@ def _add_generate(commands: Commands) -> None:
     parser.add_argument("--seed", type=int, default=0, help="same seed, same text")
     parser.add_argument("--adapter", type=Path, help="LoRA adapter (PEFT folder) of the model")
     parser.add_argument("--draft", type=Path, help="smaller model with the same tokenizer, to propose tokens")
+    parser.add_argument(
+        "--quantize", choices=("none", "int8"), default="none", help="bits of a weight while generating; int8 is faster"
+    )
 
 
 def _add_doctor(commands: Commands) -> None:

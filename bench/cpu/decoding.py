@@ -40,7 +40,7 @@ def rows(options: Options) -> Iterator[Row]:
     prompt = torch.randint(
         model.config.vocab_size, (PROMPT_TOKENS,), generator=torch.Generator().manual_seed(0)
     ).tolist()
-    rounded = quantize_model(copy.deepcopy(model), "int8")
+    rounded = quantize_model(copy.deepcopy(model), "int8", head=True)
     contenders: dict[str, Continue] = {
         "ours": ours(model, prompt),
         PEER: huggingface(model, prompt),
@@ -150,7 +150,7 @@ def read_bytes(model: GPT) -> int:
     """Bytes of weights that a step reads: all but the tables that are looked up; a tied head is read."""
     tensors = {id(each): each.nbytes for each in (*model.parameters(), *model.buffers())}
     tables: list[nn.Module | None] = [model.position_embedding]
-    if not model.config.tie_embeddings:
+    if getattr(model.head, "weight", None) is not model.embedding.weight:
         tables.append(model.embedding)
     unread = sum(parameter.nbytes for table in tables if table is not None for parameter in table.parameters())
     return sum(tensors.values()) - unread

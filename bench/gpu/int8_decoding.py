@@ -18,7 +18,7 @@ REQUEST = Request(batch_size=1, new_tokens=512)
 
 def _ours(options: Options) -> dict[str, float]:
     model = build(TINYLLAMA.at(options).config, device_of(options), torch.bfloat16)
-    return time_ours(quantize_model(model, "int8"), REQUEST, options)
+    return time_ours(quantize_model(model, "int8", head=True), REQUEST, options)
 
 
 CONTEST = Contest(

@@ -41,8 +41,12 @@ def detect_format(path: Path) -> Format:
     raise InputError(f"{path / 'config.json'} describes neither a native model nor a Hugging Face one")
 
 
-def read_model(source: Path) -> GPT:
+def read_model(source: Path, *, apart: bool = False) -> GPT:
     """The model in a folder of any format that can be read, in evaluation mode.
+
+    Args:
+        source: The folder.
+        apart: As in :func:`~modelcore.models.weights.map_tensors`.
 
     Raises:
         InputError: If the folder is no model, is only an adapter, or is damaged.
@@ -53,7 +57,7 @@ def read_model(source: Path) -> GPT:
         raise InputError(f"{source} is GGUF, which is written here but not read; give the folder it was made from")
     if kind == "peft":
         raise InputError(f"{source} is an adapter; name the model it was trained on, and the adapter beside it")
-    return load_model(source) if kind == "native" else read_huggingface(source)
+    return load_model(source, apart=apart) if kind == "native" else read_huggingface(source, apart=apart)
 
 
 def _format_of_file(path: Path) -> Format:

@@ -93,10 +93,14 @@ def write_huggingface(
         export_huggingface(tokenizer, folder, model.config.context_length)
 
 
-def read_huggingface(folder: Path) -> GPT:
+def read_huggingface(folder: Path, *, apart: bool = False) -> GPT:
     """The model in a Hugging Face folder, in evaluation mode and the dtype stored.
 
     Where the folder's tokenizer proves that the last rows of the vocabulary are padding, they are cut off.
+
+    Args:
+        folder: The folder.
+        apart: As in :func:`~modelcore.models.weights.map_tensors`.
 
     Raises:
         InputError: If its architecture or a variant of it is not supported, a file is missing, truncated or a
@@ -104,7 +108,7 @@ def read_huggingface(folder: Path) -> GPT:
     """
     folder = Path(folder)
     architecture, config = _read_config(folder)
-    source, theirs = _read_weights(folder)
+    source, theirs = _read_weights(folder, apart)
     check_depth(source, theirs, config)
     theirs = _normalized(source, theirs, architecture, config)
     shapes = tensor_shapes(empty_model(config))
@@ -191,13 +195,13 @@ def _read_config(folder: Path) -> tuple[Architecture, GPTConfig]:
         raise InputError(f"{path}: a field has the wrong type ({error})") from error
 
 
-def _read_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
+def _read_weights(folder: Path, apart: bool) -> tuple[Path, dict[str, Tensor]]:
     """The file that names the weights, and all of them, from one file or from shards."""
     single, index = folder / WEIGHTS_FILE, folder / INDEX_FILE
     if single.is_file():
-        return single, map_tensors(single)
+        return single, map_tensors(single, apart=apart)
     if index.is_file():
-        return index, _read_shards(index)
+        return index, _read_shards(index, apart)
     for name in _PICKLES:
         if (folder / name).exists():
             raise InputError(
@@ -206,7 +210,7 @@ def _read_weights(folder: Path) -> tuple[Path, dict[str, Tensor]]:
     raise InputError(f"{folder} has neither {WEIGHTS_FILE} nor {INDEX_FILE}")
 
 
-def _read_shards(index: Path) -> dict[str, Tensor]:
+def _read_shards(index: Path, apart: bool) -> dict[str, Tensor]:
     places = read_json(index).get("weight_map")
     if not isinstance(places, dict) or not places:
         raise InputError(f"{index} has no 'weight_map' from tensors to files")
@@ -214,7 +218,7 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
     for shard in sorted(set(map(str, places.values()))):
         if Path(shard).name != shard or not shard.endswith(".safetensors"):
             raise InputError(f"{index} names {shard!r}; shards must be .safetensors files in the same folder")
-        tensors |= map_tensors(index.parent / shard)
+        tensors |= map_tensors(index.parent / shard, apart=apart)
     if missing := sorted(places.keys() - tensors.keys()):
         raise InputError(f"{index} lists {missing[0]}, but {places[missing[0]]} does not hold it")
     return tensors

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from modelcore.gptx.config import GPTConfig
 from modelcore.gptx.kv_cache import KVCache
+from modelcore.gptx.linear import Linear
 from modelcore.gptx.positions import apply_rope
 
 SHORT = 256
@@ -46,8 +47,8 @@ class Attention(nn.Module):
         self.head_dim = config.head_dim
         self.grouped = config.n_kv_heads != config.n_heads
         self.dropout = config.dropout
-        self.qkv = nn.Linear(config.d_model, sum(self.sizes), bias=config.attention_bias)
-        self.out = nn.Linear(config.d_model, config.d_model, bias=config.attention_bias)
+        self.qkv = Linear(config.d_model, sum(self.sizes), bias=config.attention_bias)
+        self.out = Linear(config.d_model, config.d_model, bias=config.attention_bias)
 
     def forward(self, x: Tensor, inputs: AttentionInputs, cache: KVCache | None, layer: int) -> Tensor:
         """Maps (batch, time, d_model) to the same shape, reading and extending ``cache`` if there is one."""

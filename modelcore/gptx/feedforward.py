@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modelcore.gptx.config import GPTConfig
+from modelcore.gptx.linear import Linear
 
 
 class FeedForward(nn.Module):
@@ -19,8 +20,8 @@ class FeedForward(nn.Module):
         super().__init__()
         self.kind = config.feedforward
         width = 2 * config.d_ff if self.kind == "swiglu" else config.d_ff
-        self.up = nn.Linear(config.d_model, width, bias=config.feedforward_bias)
-        self.down = nn.Linear(config.d_ff, config.d_model, bias=config.feedforward_bias)
+        self.up = Linear(config.d_model, width, bias=config.feedforward_bias)
+        self.down = Linear(config.d_ff, config.d_model, bias=config.feedforward_bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (…, d_model) to (…, d_model)."""

@@ -17,6 +17,7 @@ from modelcore.gptx.attention import Attention, AttentionInputs
 from modelcore.gptx.config import GPTConfig
 from modelcore.gptx.feedforward import FeedForward
 from modelcore.gptx.kv_cache import KVCache
+from modelcore.gptx.linear import Linear
 from modelcore.gptx.norms import build_norm
 from modelcore.gptx.positions import alibi_bias, alibi_slopes, positions_in_documents, rope_at, rope_tables
 
@@ -77,7 +78,7 @@ class GPT(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layers))
         self.norm = build_norm(config)
-        self.head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+        self.head = Linear(config.d_model, config.vocab_size, bias=False)
         self.apply(self._initialize)
         for name, parameter in self.named_parameters():
             if name.endswith(("attention.out.weight", "feedforward.down.weight")):

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modelcore.errors import InputError
+from modelcore.gptx.linear import Linear
 from modelcore.gptx.transformer import GPT
 
 
@@ -44,7 +45,7 @@ class PaddedEmbedding(_Padded, nn.Embedding):
         self.weight, self.vocab_size = weight, vocab_size
 
 
-class PaddedHead(_Padded, nn.Linear):
+class PaddedHead(_Padded, Linear):
     """The head, with rows whose logits are computed and cut off.
 
     Attributes:
@@ -84,7 +85,7 @@ def pad_vocabulary(model: GPT, multiple: int) -> GPT:
     rows = -(-vocab_size // multiple) * multiple
     if rows == vocab_size:
         return model
-    if type(model.embedding) is not nn.Embedding or type(model.head) is not nn.Linear:
+    if type(model.embedding) is not nn.Embedding or type(model.head) is not Linear:
         raise ValueError("only a plain embedding and head can be padded: once, and before adapters are added")
     embedding = _parameter(model.embedding.weight, vocab_size, rows)
     head = embedding if model.config.tie_embeddings else _parameter(model.head.weight, vocab_size, rows)

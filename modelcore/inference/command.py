@@ -34,7 +34,7 @@ def run_generate(options: argparse.Namespace) -> int:
         prompt = format_prompt(prompt, options.system)
     elif options.system:
         raise InputError("--system is part of a chat; give --chat too")
-    generator = TextGenerator.load(options.model, options.adapter, options.draft)
+    generator = TextGenerator.load(options.model, options.adapter, options.draft, options.quantize)
     ended: list[FinishReason] = []
 
     def stream() -> Iterator[str]:

@@ -14,6 +14,7 @@ from modelcore.inference.samplers import SamplingConfig
 from modelcore.inference.speculative import SpeculativeDecoder
 
 if TYPE_CHECKING:
+    from modelcore.quantization import Quantization
     from modelcore.tokenizers import Tokenizer
 
 
@@ -46,33 +47,46 @@ class TextGenerator:
         self.speculative = SpeculativeDecoder(model, draft) if draft is not None else None
 
     @classmethod
-    def load(cls, folder: Path, adapter: Path | None = None, draft: Path | None = None) -> TextGenerator:
+    def load(
+        cls,
+        folder: Path,
+        adapter: Path | None = None,
+        draft: Path | None = None,
+        quantize: Quantization = "none",
+    ) -> TextGenerator:
         """Loads a native or a Hugging Face folder, each with its tokenizer.
 
         Args:
             folder: The model.
             adapter: A LoRA folder in PEFT's format to merge into it, or None.
             draft: The folder of a faster model with the same tokenizer for speculative decoding, or None.
+            quantize: What the linear layers, the head's too, are held in while text is generated: ``none`` (as
+                stored), ``int8``, which is faster where reading the weights takes the time, or ``nf4``. The adapter is
+                merged in before.
 
         Raises:
-            InputError: If one is missing or broken, or the draft has another tokenizer.
+            InputError: If one is missing or broken, the draft has another tokenizer, or ``quantize`` is none of these.
         """
-        from modelcore.convert import detect_format, read_model
+        from modelcore.convert.formats import detect_format, read_model
+        from modelcore.quantization import quantize_model
         from modelcore.tokenizers import Tokenizer
 
         folder = Path(folder)
-        model = read_model(folder)
+        apart = quantize != "none"  # the full weights are let go one by one
+        model = read_model(folder, apart=apart)
         if adapter is not None:
             from modelcore.adapters import load_adapter, merge
 
             base = folder if detect_format(folder) == "native" else None
             model = merge(load_adapter(Path(adapter), model, base))
+        quantize_model(model, quantize, head=True)
         tokenizer = Tokenizer.load(folder)
         if draft is None:
             return cls(model, tokenizer)
         if Tokenizer.load(draft).digest != tokenizer.digest:
             raise InputError(f"the draft {draft} has another tokenizer than {folder}; a draft must share the target's")
-        return cls(model, tokenizer, read_model(Path(draft)))
+        small = quantize_model(read_model(Path(draft), apart=apart), quantize, head=True)
+        return cls(model, tokenizer, small)
 
     def fits(self, prompt: str) -> bool:
         """Whether the model can read ``prompt`` and more than one token after it."""

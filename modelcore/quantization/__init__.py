@@ -1,4 +1,4 @@
-"""Frozen linear layers in few bits: the base of an adapter that is to be tuned in little memory."""
+"""Frozen linear layers in few bits: to tune an adapter in little memory, or to generate from fewer bytes."""
 
 from modelcore.quantization.linear import (
     Int8Linear,

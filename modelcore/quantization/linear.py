@@ -1,4 +1,4 @@
-"""Linear layers whose weight is kept in few bits and made anew, one layer at a time, where it is needed."""
+"""Linear layers whose weight is kept in few bits: the frozen base of an adapter, or a model that only generates."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from modelcore.checks import check_choice
 from modelcore.gptx import GPT
 from modelcore.gptx.int8 import dequantize_int8, quantize_int8
+from modelcore.quantization.int8_product import int8_linear
 from modelcore.quantization.nf4 import dequantize_nf4, quantize_nf4
 
 Quantization = Literal["none", "int8", "nf4"]
@@ -21,8 +22,8 @@ Quantization = Literal["none", "int8", "nf4"]
 class QuantizedLinear(nn.Module, ABC):
     """A frozen linear layer in few bits.
 
-    The gradient of its input is the exact one of the rounded weight. Neither pass leaves the full weight behind: it
-    is made when a layer runs and dropped when it has run, and made again for the backward pass.
+    The gradient of its input is the exact one of the rounded weight. Neither pass leaves the full weight behind: where
+    gradients are wanted it is made when a layer runs and dropped when it has run, and made again for the backward pass.
 
     Args:
         linear: The layer to round; it is left as it is.
@@ -39,25 +40,35 @@ class QuantizedLinear(nn.Module, ABC):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (…, inputs) to (…, outputs) in the dtype of ``x``."""
-        y: Tensor = _FrozenProduct.apply(x, self)  # type: ignore[no-untyped-call]
+        y: Tensor = _FrozenProduct.apply(x, self) if torch.is_grad_enabled() else self._product(x)  # type: ignore[no-untyped-call]
         return y if self.bias is None else y + self.bias
+
+    def _product(self, x: Tensor) -> Tensor:
+        """``x Wᵀ`` where no gradient is wanted."""
+        return F.linear(x, self.dequantized().to(x.dtype))
 
 
 class Int8Linear(QuantizedLinear):
-    """A linear layer with eight bits a weight: :mod:`modelcore.gptx.int8`."""
+    """A linear layer with eight bits a weight: :mod:`modelcore.gptx.int8`.
+
+    Without gradients its product is the fast one of :mod:`modelcore.quantization.int8_product`.
+    """
 
     values: Tensor
     scale: Tensor
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__(linear)
-        values, scale = quantize_int8(linear.weight.detach())
+        values, scale = quantize_int8(_weight(linear))
         self.register_buffer("values", values)  # (outputs, inputs) int8
         self.register_buffer("scale", scale)  # (outputs, 1)
 
     def dequantized(self) -> Tensor:
         """The weight that the layer stands for, (outputs, inputs) fp32."""
         return dequantize_int8(self.values, self.scale)
+
+    def _product(self, x: Tensor) -> Tensor:
+        return int8_linear(x, self.values, self.scale)
 
 
 class NF4Linear(QuantizedLinear):
@@ -68,7 +79,7 @@ class NF4Linear(QuantizedLinear):
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__(linear)
-        packed, largest = quantize_nf4(linear.weight.detach())
+        packed, largest = quantize_nf4(_weight(linear))
         self.register_buffer("packed", packed)  # (blocks, 32) uint8
         self.register_buffer("largest", largest)  # (blocks, 1)
 
@@ -77,16 +88,17 @@ class NF4Linear(QuantizedLinear):
         return dequantize_nf4(self.packed, self.largest, torch.Size((self.out_features, self.in_features)))
 
 
-def quantize_model(model: GPT, kind: Quantization) -> GPT:
+def quantize_model(model: GPT, kind: Quantization, *, head: bool = False) -> GPT:
     """Replaces the linear layers of every block by quantized ones, in place, one after the other, and freezes them.
 
-    Embeddings, norms, biases and the head stay as they are: they are looked up, or small, or add their error to
-    every logit.
+    Embeddings, norms and biases stay as they are: they are looked up, or small. So does the head, unless asked for.
 
     Args:
         model: A plain model, still without adapters. Loaded with ``load_model(…, apart=True)``, no more than one of
             its full weights is in memory at a time.
         kind: What to keep the layers in; ``none`` leaves them.
+        head: Whether the head is quantized too. Its error is added to every logit; but a token reads all of it, and
+            in a small model it is a third of what a token reads. The embedding that a head is tied to stays as it is.
 
     Returns:
         ``model``.
@@ -103,7 +115,14 @@ def quantize_model(model: GPT, kind: Quantization) -> GPT:
             name, module = linear.popitem()
             model.blocks.set_submodule(name, layer(module))
             del module
+        if head and isinstance(model.head, nn.Linear):
+            model.set_submodule("head", layer(model.head))
     return model
+
+
+def _weight(linear: nn.Linear) -> Tensor:
+    """The rows that count: a padded head has more."""
+    return linear.weight.detach()[: linear.out_features]
 
 
 class _FrozenProduct(torch.autograd.Function):

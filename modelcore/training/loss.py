@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from modelcore.data.loader import IGNORED
+from modelcore.gptx.linear import Linear
 from modelcore.gptx.vocab_padding import PaddedHead
 from modelcore.kernels import runs_kernels
 
@@ -43,7 +44,7 @@ def summed_loss(hidden: Tensor, head: nn.Module, targets: Tensor) -> Tensor:
         The sum in nats, 0-D fp32.
     """
     hidden, targets = hidden.flatten(0, 1), targets.flatten()  # (N, d_model), (N,)
-    if type(head) not in (nn.Linear, PaddedHead) or getattr(head, "bias", None) is not None:  # an adapted head
+    if type(head) not in (nn.Linear, Linear, PaddedHead) or getattr(head, "bias", None) is not None:  # an adapted head
         return _loss_of_any_head(hidden, head, targets)
     dtype = hidden.dtype
     if torch.is_autocast_enabled(hidden.device.type):

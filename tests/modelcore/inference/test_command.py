@@ -64,6 +64,11 @@ def test_each_flag_is_the_setting_of_its_name(generate, folder, flags, sampling)
         assert expected != TextGenerator.load(folder).complete("the ", SamplingConfig(**defaults), 20).text
 
 
+def test_the_weights_can_be_held_in_eight_bits(generate, folder):
+    expected = TextGenerator.load(folder, quantize="int8").complete("the ", SamplingConfig(temperature=0), 20).text
+    assert generate("--prompt", "the ", "--temperature", "0", "--quantize", "int8") == (0, f"the {expected}\n", "")
+
+
 def test_a_text_that_ends_at_the_models_context_says_so(generate, folder):
     """Not where it is exactly as long as was asked for, and not where it was stopped before."""
     prompt = ("--prompt", "the ", "--temperature", "0")

@@ -3,12 +3,14 @@
 import pytest
 import torch
 
+from modelcore.convert import read_model
 from modelcore.convert.huggingface import write_huggingface
 from modelcore.errors import InputError
 from modelcore.gptx import GPT, GPTConfig
 from modelcore.inference import SamplingConfig, TextGenerator
 from modelcore.inference.text import StopScanner
 from modelcore.models import save_model
+from modelcore.quantization import Int8Linear, quantize_model
 from modelcore.tokenizers import Tokenizer
 from modelcore.tokenizers.training import train_sentencepiece
 
@@ -193,6 +195,23 @@ def test_a_native_and_a_hugging_face_folder_say_the_same(generator, folder, tmp_
         assert TextGenerator.load(path).complete("the ", SAMPLING, 30) == generator.complete("the ", SAMPLING, 30)
 
 
+def test_a_model_read_in_eight_bits_is_the_one_quantized_in_memory(generator, folder, tmp_path):
+    """Its draft too, from a folder of either format."""
+    write_huggingface(tmp_path, generator.model, generator.tokenizer)
+    greedy = SamplingConfig(temperature=0)
+    model = quantize_model(read_model(folder), "int8", head=True)
+    expected = TextGenerator(model, generator.tokenizer).complete("the ", greedy, 30)
+    for path in (folder, tmp_path):
+        loaded = TextGenerator.load(path, draft=path, quantize="int8")
+        assert loaded.speculative is not None
+        for part in (loaded.model, loaded.speculative.draft):
+            assert {name for name, module in part.named_modules() if isinstance(module, Int8Linear)} >= {"head"}
+            assert not any(isinstance(module, torch.nn.Linear) for module in part.modules())
+        assert loaded.complete("the ", greedy, 30) == expected
+    with pytest.raises(InputError, match="quantization is 'int3'"):
+        TextGenerator.load(folder, quantize="int3")
+
+
 def test_a_draft_must_have_the_same_tokenizer_not_only_as_many_tokens(generator, folder, tmp_path):
     assert TextGenerator.load(folder, draft=folder).speculative is not None
     trained, other = tmp_path / "trained", tmp_path / "other"
@@ -217,6 +236,10 @@ def test_an_adapter_is_merged_into_the_model_it_was_trained_on(generator, folder
     adapter = tmp_path / "adapter"
     adapter.mkdir()
     save_adapter(adapter, tuned, folder)
-    expected = TextGenerator(merge(tuned).eval(), generator.tokenizer).complete("the ", SAMPLING, 20)
+    merged = merge(tuned).eval()
+    expected = TextGenerator(merged, generator.tokenizer).complete("the ", SAMPLING, 20)
     assert TextGenerator.load(folder, adapter).complete("the ", SAMPLING, 20) == expected
     assert expected != generator.complete("the ", SAMPLING, 20)
+    rounded = TextGenerator(quantize_model(merged, "int8", head=True), generator.tokenizer)
+    expected = rounded.complete("the ", SAMPLING, 20)
+    assert TextGenerator.load(folder, adapter, quantize="int8").complete("the ", SAMPLING, 20) == expected

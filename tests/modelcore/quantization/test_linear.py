@@ -1,5 +1,6 @@
 """Quantized layers in a model: which ones, how far the logits move, which gradients flow, what is held in memory."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from torch import nn
 import modelcore.gptx
 from modelcore.errors import InputError
 from modelcore.gptx import GPT, GPTConfig
+from modelcore.gptx.vocab_padding import pad_vocabulary
 from modelcore.quantization import Int8Linear, NF4Linear, QuantizedLinear, quantize_model
 
 CONFIG = GPTConfig(
@@ -71,16 +73,33 @@ def test_the_blocks_linear_layers_are_quantized_and_nothing_else(kind, layer, bi
     assert held * 8 / weights <= bits
 
 
+@pytest.mark.parametrize("head", [False, True])
 @pytest.mark.parametrize(("kind", "bound"), [("int8", 0.02), ("nf4", 0.2)])
-def test_the_logits_move_by_a_bounded_part_of_their_size(kind, bound):
+def test_the_logits_move_by_a_bounded_part_of_their_size(kind, bound, head):
     with torch.no_grad():
-        exact, rounded = seeded()(TOKENS), quantize_model(seeded(), kind)(TOKENS)
+        exact, rounded = seeded()(TOKENS), quantize_model(seeded(), kind, head=head)(TOKENS)
     error = (rounded - exact).norm() / exact.norm()
     assert 0 < error < bound
 
 
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("multiple", [1, 64])
+def test_the_head_is_quantized_where_it_is_asked_for_and_the_embedding_never(tied, multiple):
+    """A head that is padded for speed loses its padding."""
+    torch.manual_seed(0)
+    model = GPT(dataclasses.replace(CONFIG, tie_embeddings=tied)).eval()
+    weight, embedding = model.head.weight.clone(), model.embedding.weight.clone()
+    quantize_model(pad_vocabulary(model, multiple), "int8", head=True)
+    assert type(model.head) is Int8Linear
+    assert model.head.values.shape == weight.shape
+    assert torch.allclose(model.head.dequantized(), weight, atol=1e-3)
+    assert torch.equal(model.embedding.weight[:101], embedding)
+    with torch.no_grad():
+        assert model(TOKENS).shape == (4, 32, 101)
+
+
 def test_none_leaves_the_model_as_it_is():
-    model = quantize_model(seeded(), "none")
+    model = quantize_model(seeded(), "none", head=True)
     assert not any(isinstance(module, QuantizedLinear) for module in model.modules())
 
 

@@ -1,0 +1,75 @@
+"""The product with a weight in int8, where no gradient is wanted.
+
+A CPU makes one token as fast as it reads the weights, so bytes should be read as bytes, and not be made floats first.
+Its instructions for that multiply integers of eight bits (VNNI). An activation has more; it is therefore written as two
+digits to the base 254, two rows of int8, and the products of both are added::
+
+    x ≈ u · (high + low / 254),   u = max|x| / 127 of its row
+
+Every integer sum is exact, so that a row's result does not depend on the rows beside it. An activation is off by at
+most max|x| / 64,516 of its row, a thousandth of what rounding the weight to int8 costs.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from modelcore.gptx.int8 import LEVELS
+
+_BASE = 2 * LEVELS  # the lower digit is at most half of it
+_FEWEST_WEIGHTS = 2**18  # below, taking the activations apart takes longer than the product
+_WEIGHTS_AT_ONCE = 2**20  # as floats they stay in a core's cache between being made and being read
+
+
+def int8_linear(x: Tensor, values: Tensor, scale: Tensor) -> Tensor:
+    """``x Wᵀ`` for the weight that :func:`~modelcore.gptx.int8.quantize_int8` gave.
+
+    Args:
+        x: (…, inputs), floating point.
+        values: (outputs, inputs) int8.
+        scale: (outputs, 1) fp32.
+
+    Returns:
+        (…, outputs) in the dtype of ``x``.
+    """
+    if x.device.type != "cpu":
+        if x.dtype == torch.float16:  # whose range ends before that of products with whole numbers
+            return F.linear(x, (values * scale).to(x.dtype))
+        return F.linear(x, values.to(x.dtype)) * scale.flatten().to(x.dtype)
+    rows = x.reshape(-1, x.shape[-1]).float()  # (R, inputs)
+    # torch 2.13 takes a single column for a row.
+    if values.numel() >= _FEWEST_WEIGHTS and values.shape[1] > 1 and len(rows) and multiplies_int8_exactly():
+        y = _product_of_digits(rows, values)
+    else:
+        pieces = torch.split(values, max(1, _WEIGHTS_AT_ONCE // values.shape[1]))
+        y = torch.cat([F.linear(rows, piece.float()) for piece in pieces], dim=1)
+    return y.mul_(scale.flatten()).view(*x.shape[:-1], -1).to(x.dtype)
+
+
+@functools.cache
+def multiplies_int8_exactly() -> bool:
+    """Whether this CPU adds products of int8 in 32 bits, and torch makes use of it.
+
+    Without VNNI oneDNN adds pairs of them in 16 bits, which overflow. Elsewhere torch has no fast product of this kind.
+    """
+    if not (torch.cpu.get_capabilities().get("avx512_vnni") and hasattr(torch, "_int_mm")):
+        return False
+    most = torch.full((2, 64), LEVELS, dtype=torch.int8)
+    signs = torch.tensor([1, -1], dtype=torch.int8)[:, None]
+    expected = 64 * LEVELS**2 * torch.tensor([[1, -1], [1, -1]], dtype=torch.int32)
+    return torch.equal(torch._int_mm(most, (most * signs).t()), expected)
+
+
+def _product_of_digits(x: Tensor, values: Tensor) -> Tensor:
+    """(R, inputs) fp32 by (outputs, inputs) int8: (R, outputs) fp32."""
+    unit = (x.abs().amax(dim=1, keepdim=True) / LEVELS).clamp_min(torch.finfo(torch.float32).tiny)  # (R, 1)
+    units = x / unit
+    high = units.round()
+    low = (units - high).mul_(_BASE).round_()
+    digits = torch.cat((high, low)).to(torch.int8)  # (2 R, inputs)
+    high, low = torch._int_mm(digits, values.t()).chunk(2)  # each (R, outputs) int32
+    return high.float().add_(low, alpha=1 / _BASE).mul_(unit)
