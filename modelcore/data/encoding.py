@@ -11,8 +11,8 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 BATCH_BYTES = 1 << 20
 LARGE_BYTES = 8 << 20  # takes one core a third of a second or more, and a process as long to start
+MOST_THREADS = 4
 PROCESS_BYTES = 256 << 20  # memory set aside for each: a tokenizer, and the longest document there can be
 
 _worker_tokenizer: Tokenizer
@@ -54,12 +55,11 @@ class EncodedBatch:
 def encode_documents(
     texts: Iterable[str], tokenizer: Tokenizer, dtype: npt.DTypeLike = np.uint32
 ) -> Iterator[EncodedBatch]:
-    """Encodes a stream of documents, in order.
+    """Encodes a stream of documents, in order, on every core.
 
-    The first LARGE_BYTES are encoded here; what comes after goes to one process a core. Not to threads, though
-    SentencePiece would let them run: cutting text and joining ids is Python's work, which one thread does at a time,
-    and with a tokenizer other than our unigram nearly all work is Python's. At any time only a few batches are in
-    memory.
+    Threads of this process do it where the tokenizer lets them and they are few: cutting text and joining ids, which
+    one thread does at a time, is a sixth of the work. Otherwise processes do, but for the first LARGE_BYTES, which are
+    encoded here. At any time only a few batches are in memory.
 
     Args:
         texts: The documents.
@@ -70,6 +70,13 @@ def encode_documents(
         InputError: If memory does not suffice for that many processes.
     """
     batches = _batches(texts)
+    cores = available_cores()
+    if tokenizer.releases_gil and 1 < cores <= MOST_THREADS:
+        with ThreadPoolExecutor(cores) as threads:
+            yield from _in_order(
+                lambda batch, size: threads.submit(_encode, batch, size, tokenizer, dtype), batches, cores
+            )
+        return
     encoded = 0
     for batch, size in batches:
         yield _encode(batch, size, tokenizer, dtype)
@@ -80,7 +87,7 @@ def encode_documents(
     if following is None:
         return
     batches = itertools.chain([following], batches)
-    processes = min(available_cores(), memory_limit() // PROCESS_BYTES)
+    processes = min(cores, memory_limit() // PROCESS_BYTES)
     if processes > 1:
         yield from _encode_in_processes(batches, tokenizer, dtype, processes)
     else:
@@ -92,25 +99,36 @@ def _encode_in_processes(
 ) -> Iterator[EncodedBatch]:
     # Spawned, not forked: this process may have threads (tracking, pyarrow), whose locks a fork would copy.
     context = multiprocessing.get_context("spawn")
-    pending: deque[Future[EncodedBatch]] = deque()
     try:
         with ProcessPoolExecutor(processes, context, _start_worker, (tokenizer.model_file,)) as pool:
-            ahead = 0  # bytes of text that are with the processes or on the way
-            for batch, size in batches:
+
+            def submit(batch: list[str], size: int) -> Future[EncodedBatch]:
                 with _without_main_module():
-                    pending.append(pool.submit(_encode_in_worker, batch, size, dtype))
-                ahead += size
-                while len(pending) > processes and ahead > 2 * processes * BATCH_BYTES:
-                    encoded = pending.popleft().result()
-                    ahead -= encoded.text_bytes
-                    yield encoded
-            while pending:
-                yield pending.popleft().result()
+                    return pool.submit(_encode_in_worker, batch, size, dtype)
+
+            yield from _in_order(submit, batches, processes)
     except BrokenProcessPool as error:
         raise InputError(
             f"one of {processes} processes that encode text was killed, most likely because memory ran out; give more "
             "memory or fewer cores"
         ) from error
+
+
+def _in_order(
+    submit: Callable[[list[str], int], Future[EncodedBatch]], batches: Iterable[tuple[list[str], int]], workers: int
+) -> Iterator[EncodedBatch]:
+    """Keeps the workers busy with batches, not many more than they need, and gives what they make in order."""
+    pending: deque[Future[EncodedBatch]] = deque()
+    ahead = 0  # bytes of text that are with the workers or on the way
+    for batch, size in batches:
+        pending.append(submit(batch, size))
+        ahead += size
+        while len(pending) > workers and ahead > 2 * workers * BATCH_BYTES:
+            encoded = pending.popleft().result()
+            ahead -= encoded.text_bytes
+            yield encoded
+    while pending:
+        yield pending.popleft().result()
 
 
 @contextlib.contextmanager

@@ -73,6 +73,8 @@ class SentencePieceTokenizer(Tokenizer):
         self.bos_id, self.pad_id = bos if bos >= 0 else self.eos_id, pad if pad >= 0 else self.eos_id
         names = tuple(piece.text for piece in pieces[: len(SPECIAL_PIECES)])
         self.is_ours = names == SPECIAL_PIECES and not self.model.dummy_prefix and self.model.words_begin_with_space
+        # SentencePiece finds a word's unigram ids in the time in which Python looks them up; for BPE's it takes longer.
+        self.releases_gil = self.is_ours and self.model.algorithm == "unigram"
         self.adds_bos, self.adds_space = not self.is_ours and bos >= 0, self.model.dummy_prefix
         self.user_symbols = tuple(piece.text for piece in pieces if piece.kind == USER_DEFINED)
         symbols = sorted(self.user_symbols, key=len, reverse=True)  # of several at one place, the longest counts
@@ -96,8 +98,7 @@ class SentencePieceTokenizer(Tokenizer):
         return self.model.pieces[token_id].text
 
     def _encode_texts(self, texts: Sequence[str]) -> list[Ids]:
-        # SentencePiece finds a word's unigram ids in the time in which Python looks them up; for BPE's it takes longer.
-        if self.is_ours and self.model.algorithm == "unigram":
+        if self.releases_gil:
             return self._encode_exactly(texts)
         return super()._encode_texts(texts)
 

@@ -51,6 +51,8 @@ class Tokenizer(ABC):
         unk_id: Id of what the vocabulary does not know, or None.
         adds_bos: Whether its models are used to texts that begin with ``bos_id``.
         adds_space: Whether it encodes a text as if a space stood before it ("dummy prefix").
+        releases_gil: Whether other threads can run Python for most of the time that :meth:`encode_batch` takes, several
+            of which may then be at work.
     """
 
     model_file: Path
@@ -62,6 +64,7 @@ class Tokenizer(ABC):
     unk_id: int | None
     adds_bos: bool
     adds_space: bool
+    releases_gil: bool = False
 
     def __init__(self, pieces: list[bytes]) -> None:
         """Takes what each id stands for, as UTF-8 bytes; nothing for special ids."""

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import psutil
@@ -15,6 +16,8 @@ from modelcore.data import encoding
 from modelcore.data.encoding import encode_documents
 from modelcore.data.shards import write_tokens
 from modelcore.errors import InputError
+from modelcore.tokenizers import Tokenizer
+from modelcore.tokenizers.training import train_sentencepiece
 
 TEXTS = [f"Document number {number}, of {number % 7} words" + " word" * (number % 7) for number in range(40)]
 
@@ -43,16 +46,31 @@ def test_documents_come_in_order_each_with_its_end(tokenizer):
     assert size == sum(len(text.encode()) for text in TEXTS)
 
 
-def test_the_shards_are_the_same_bytes_on_one_core_and_on_two(tokenizer, tmp_path, two_processes, monkeypatch):
+@pytest.mark.parametrize("algorithm", ["unigram", "bpe"])
+def test_the_shards_are_the_same_bytes_on_any_number_of_cores(algorithm, tmp_path, two_processes, monkeypatch):
+    train_sentencepiece(TEXTS, tmp_path, vocab_size=290, algorithm=algorithm, seed=0)
+    tokenizer = Tokenizer.load(tmp_path)
+
     def written(cores):
         monkeypatch.setattr(encoding, "available_cores", lambda: cores)
         write_tokens(tmp_path / str(cores), tokenizer, train=TEXTS, heldout=TEXTS[:2], shard_tokens=150)
         files = (tmp_path / str(cores)).rglob("*")
         return {str(file.relative_to(tmp_path / str(cores))): file.read_bytes() for file in files if file.is_file()}
 
-    one, two = written(1), written(2)
+    one = written(1)
     assert len([name for name in one if name.startswith("train/")]) > 3
-    assert one == two
+    assert written(2) == written(encoding.MOST_THREADS + 1) == one
+
+
+def test_threads_do_it_where_the_tokenizer_lets_them_and_are_gone_afterwards(tmp_path, two_processes):
+    train_sentencepiece(TEXTS, tmp_path, vocab_size=290, algorithm="unigram", seed=0)
+    before = threading.active_count()
+    used = [
+        (threading.active_count() - before, len(multiprocessing.active_children()))
+        for _ in encode_documents(TEXTS, Tokenizer.load(tmp_path))
+    ]
+    assert max(used) == (2, 0)
+    assert threading.active_count() == before
 
 
 def test_processes_are_used_only_where_there_is_memory_for_them(tokenizer, two_processes, monkeypatch):

@@ -91,7 +91,7 @@ def test_the_bounds_are_the_file_that_numpy_saves(folder, tokenizer, tmp_path):
 
 def test_ids_beyond_two_bytes_take_four(tmp_path, tokenizer):
     class LargeVocabulary:
-        model_file, digest, adds_bos, vocab_size = tokenizer.model_file, tokenizer.digest, False, 100_000
+        digest, adds_bos, releases_gil, vocab_size = tokenizer.digest, False, False, 100_000
         save = tokenizer.save
 
         def encode_batch(self, texts, *, bos, eos):
