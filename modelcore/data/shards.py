@@ -17,8 +17,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import mmap
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -100,7 +102,7 @@ class TokenSplit:
         self._bounds = meta.bounds
         self._maps = [_map_file(folder / shard.name) for shard in meta.shards]
         self._shards = [np.frombuffer(content, dtype=dtype) for content in self._maps]
-        self._ends = np.cumsum([len(shard) for shard in self._shards])
+        self._ends = list(accumulate(len(shard) for shard in self._shards))
 
     def window(self, start: int, length: int) -> npt.NDArray[np.int64]:
         """The tokens ``start`` up to and without ``start + length``.
@@ -145,9 +147,9 @@ class TokenSplit:
         """Where a window lies: for each file, its number and the first token in it and the one after the last."""
         if start < 0 or length < 0 or start + length > self.n_tokens:
             raise IndexError(f"tokens {start} to {start + length} asked of a split of {self.n_tokens}")
-        shard = int(np.searchsorted(self._ends, start, side="right"))
+        shard = bisect_right(self._ends, start)
         while length:
-            end = int(self._ends[shard])
+            end = self._ends[shard]
             first = start - end + len(self._shards[shard])
             taken = min(length, end - start)
             yield shard, first, first + taken
