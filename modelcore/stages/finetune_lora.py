@@ -133,6 +133,7 @@ def finetune_lora(
             final_fraction=0.0,
             log_every=LOG_EVERY,
             seed=seed,
+            compile=False,  # every batch has another length
             # On a CPU oneDNN would keep kernels and buffers for every length of a batch: gigabytes in the end.
             precision="auto" if torch.cuda.is_available() else "fp32",
         )
