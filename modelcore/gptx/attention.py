@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import cast
@@ -90,7 +91,14 @@ def _short_causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """
     batch, heads, time, size = q.shape
     n, group = batch * k.shape[1], heads // k.shape[1]
-    hidden = q.new_full((time, time), float("-inf")).triu_(1).repeat(group, 1)  # (group T, T)
+    hidden = _what_is_hidden(time, group, q.dtype)  # (group T, T)
     q, k, v = q.reshape(n, group * time, size), k.reshape(n, time, size), v.reshape(n, time, size)
     scores = torch.baddbmm(hidden, q, k.transpose(1, 2), alpha=1 / math.sqrt(size))  # (n, group T, T)
     return torch.bmm(scores.softmax(dim=-1), v).view(batch, heads, time, size)
+
+
+@functools.lru_cache(maxsize=8)
+def _what_is_hidden(time: int, group: int, dtype: torch.dtype) -> Tensor:
+    """(group · time, time): -inf where the key comes after the query, 0 elsewhere."""
+    with torch.inference_mode(False):  # it serves training too, whoever asks first
+        return torch.full((time, time), float("-inf"), dtype=dtype).triu_(1).repeat(group, 1)

@@ -154,6 +154,15 @@ def test_short_causal_attention_is_what_sdpa_gives_gradients_too(time, kv_heads)
     torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=2e-6)
 
 
+def test_a_model_that_was_first_run_for_inference_can_be_trained():
+    model = GPT(GPTConfig(53, 24, 1, 48, 6, 2, 80))
+    tokens = torch.arange(23)[None]
+    with torch.inference_mode():
+        expected = model(tokens)
+    model(tokens).sum().backward()
+    torch.testing.assert_close(model(tokens).detach(), expected)
+
+
 def test_a_tied_head_is_the_embedding_itself(model):
     assert (model.head.weight is model.embedding.weight) == model.config.tie_embeddings
 
