@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from modelcore.gptx import GPT
+from modelcore.training.adamw import AdamW
 from modelcore.training.muon import Muon
 from modelcore.training.recipe import TrainingSettings
 
@@ -38,13 +39,9 @@ class Optimizer:
             self.muon = Muon(matrices, weight_decay=settings.weight_decay, iterations=settings.muon_iterations)
             named = {name: parameter for name, parameter in named.items() if name not in matrices}
         self._adamw_names = named
-        groups = [
-            {"params": [p for p in named.values() if p.ndim >= 2], "weight_decay": settings.weight_decay},
-            {"params": [p for p in named.values() if p.ndim < 2], "weight_decay": 0.0},
-        ]
-        self.adamw = torch.optim.AdamW(
-            [group for group in groups if group["params"]], lr=settings.learning_rate, betas=settings.betas, fused=True
-        )
+        decayed = [parameter for parameter in named.values() if parameter.ndim >= 2]
+        others = [parameter for parameter in named.values() if parameter.ndim < 2]
+        self.adamw = AdamW([(decayed, settings.weight_decay), (others, 0.0)], settings.betas)
 
     @torch.no_grad()
     def step(self, factor: float, taken: Tensor) -> None:
@@ -55,11 +52,7 @@ class Optimizer:
             taken: 0-D fp32 on the model's device: 1, or 0 to leave parameters and state as they are, because the
                 step is a spike or its gradients are not finite.
         """
-        for group in self.adamw.param_groups:
-            group["lr"] = self._settings.learning_rate * factor
-        # The fused kernels skip the step by themselves where this is set, without asking the device.
-        self.adamw.found_inf = 1.0 - taken  # type: ignore[attr-defined]
-        self.adamw.step()
+        self.adamw.step(self._settings.learning_rate * factor, taken)
         if self.muon is not None:
             self.muon.step(self._settings.muon_learning_rate * factor, taken)
 
@@ -73,7 +66,7 @@ class Optimizer:
         tensors = {
             f"adamw.{key}.{name}": value
             for name, parameter in self._adamw_names.items()
-            for key, value in self.adamw.state[parameter].items()
+            for key, value in self.adamw.state.get(parameter, {}).items()
         }
         if self.muon is not None:
             tensors |= {f"muon.momentum.{name}": value for name, value in self.muon.state_tensors().items()}

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -37,6 +40,50 @@ def test_adamw_takes_torchs_own_steps_with_decay_on_matrices_only(make_model, ma
     expected = weights(reference)
     for name, weight in weights(model).items():
         torch.testing.assert_close(weight, expected[name], rtol=1e-5, atol=1e-6)
+
+
+def test_adamw_is_torchs_fused_one_bit_for_bit_also_where_steps_are_skipped(make_model, make_settings):
+    model, reference = make_model(norm="layernorm", norm_bias=True), make_model(norm="layernorm", norm_bias=True)
+    optimizer = Optimizer(model, make_settings(weight_decay=0.3, learning_rate=0.01))
+    theirs = torch.optim.AdamW(
+        [
+            {"params": [p for p in reference.parameters() if p.ndim == 2], "weight_decay": 0.3},
+            {"params": [p for p in reference.parameters() if p.ndim == 1], "weight_decay": 0.0},
+        ],
+        betas=(0.9, 0.95),
+        fused=True,
+    )
+    for step, taken in enumerate((ZERO, ONE, ONE, ZERO, ONE)):
+        give_gradients(model, step)
+        give_gradients(reference, step)
+        if step == 2:  # a parameter without a gradient is left alone
+            model.norm.bias.grad = reference.norm.bias.grad = None
+        optimizer.step(0.5 + step, taken)
+        for group in theirs.param_groups:
+            group["lr"] = 0.01 * (0.5 + step)
+        theirs.found_inf = 1.0 - taken
+        theirs.step()
+    expected, states = dict(reference.named_parameters()), optimizer.state_tensors()
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, expected[name])
+        for key, value in theirs.state[expected[name]].items():
+            assert torch.equal(states[f"adamw.{key}.{name}"], value)
+
+
+def test_training_on_a_cpu_does_not_import_torchs_compiler():
+    code = (
+        "import sys, torch\n"
+        "from modelcore.gptx import GPT, GPTConfig\n"
+        "from modelcore.training.optimizer import Optimizer\n"
+        "from modelcore.training import TrainingSettings\n"
+        "model = GPT(GPTConfig(11, 8, 1, 8, 2, 1, 16))\n"
+        "settings = TrainingSettings(steps=1, batch_size=1, sequence_length=8, learning_rate=0.1)\n"
+        "optimizer = Optimizer(model, settings)\n"
+        "model(torch.zeros(1, 8, dtype=torch.long)).sum().backward()\n"
+        "optimizer.step(1.0, torch.tensor(1.0))\n"
+        "sys.exit('torch._dynamo' in sys.modules)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest(make_model, make_settings):
