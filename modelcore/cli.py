@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -327,8 +328,11 @@ def _add_register(commands: Commands) -> None:
 
 def _add_generate(commands: Commands) -> None:
     def run(options: argparse.Namespace) -> int:
+        begins = "torch" not in sys.modules
         from modelcore.inference.command import run_generate
 
+        if begins:  # what the libraries made lives to the end, where Python would go over all of it once more
+            gc.freeze()
         return run_generate(options)
 
     parser = _add(commands, "generate", run, "Continue a prompt, token by token.")

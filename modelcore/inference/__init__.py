@@ -1,9 +1,12 @@
 """From a model and a prompt to text: samplers, generation with the key-value cache, and text in and out."""
 
-from modelcore.inference.generate import Generation, generate, stream
-from modelcore.inference.samplers import SamplingConfig
-from modelcore.inference.speculative import SpeculativeDecoder
-from modelcore.inference.text import Completion, TextGenerator
+from modelcore.loading import loading
+
+with loading():  # torch, where it is not loaded yet
+    from modelcore.inference.generate import Generation, generate, stream
+    from modelcore.inference.samplers import SamplingConfig
+    from modelcore.inference.speculative import SpeculativeDecoder
+    from modelcore.inference.text import Completion, TextGenerator
 
 __all__ = [
     "Completion",

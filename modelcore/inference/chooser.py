@@ -58,7 +58,8 @@ class TokenChooser:
         chosen = torch.empty(len(self.samplings), dtype=torch.long, device=logits.device)
         for sampling, rows, index, bias in self._groups:
             history = self._history.rows(index) if self._history is not None else None
-            scores = adjust(logits[index], sampling, history, bias)  # (group, V)
+            own = logits if len(self._groups) == 1 else logits[index]
+            scores = adjust(own, sampling, history, bias)  # (group, V)
             tokens = greedy(scores) if sampling.temperature == 0.0 else draw(scores, self._uniform(rows))
             chosen[index] = tokens.masked_fill(~scores.amax(dim=-1).isfinite(), self.vocab_size)
         return chosen

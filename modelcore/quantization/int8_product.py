@@ -66,8 +66,8 @@ def multiplies_int8_exactly() -> bool:
 
 def _product_of_digits(x: Tensor, values: Tensor) -> Tensor:
     """(R, inputs) fp32 by (outputs, inputs) int8: (R, outputs) fp32."""
-    unit = (x.abs().amax(dim=1, keepdim=True) / LEVELS).clamp_min(torch.finfo(torch.float32).tiny)  # (R, 1)
-    units = x / unit
+    unit = x.abs().amax(dim=1, keepdim=True) / LEVELS  # (R, 1)
+    units = x / unit  # of a row of zeros no numbers; whatever digits they give, it stays zeros
     high = units.round()
     low = (units - high).mul_(_BASE).round_()
     digits = torch.cat((high, low)).to(torch.int8)  # (2 R, inputs)

@@ -59,9 +59,10 @@ class Int8Linear(QuantizedLinear):
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__(linear)
-        values, scale = quantize_int8(_weight(linear))
-        self.register_buffer("values", values)  # (outputs, inputs) int8
-        self.register_buffer("scale", scale)  # (outputs, 1)
+        # Some rows at a time: on the way they are as long as fp32, thrice.
+        values, scale = zip(*(quantize_int8(rows) for rows in torch.split(_weight(linear), 1024)), strict=True)
+        self.register_buffer("values", torch.cat(values))  # (outputs, inputs) int8
+        self.register_buffer("scale", torch.cat(scale))  # (outputs, 1)
 
     def dequantized(self) -> Tensor:
         """The weight that the layer stands for, (outputs, inputs) fp32."""
