@@ -25,21 +25,24 @@ _FEWEST_WEIGHTS = 2**18  # below, taking the activations apart takes longer than
 _WEIGHTS_AT_ONCE = 2**20  # as floats they stay in a core's cache between being made and being read
 
 
-def int8_linear(x: Tensor, values: Tensor, scale: Tensor) -> Tensor:
-    """``x Wᵀ`` for the weight that :func:`~modelcore.gptx.int8.quantize_int8` gave.
+def int8_linear(x: Tensor, values: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``x Wᵀ + b`` for the weight that :func:`~modelcore.gptx.int8.quantize_int8` gave.
 
     Args:
         x: (…, inputs), floating point.
         values: (outputs, inputs) int8.
         scale: (outputs, 1) fp32.
+        bias: (outputs,), or None.
 
     Returns:
         (…, outputs) in the dtype of ``x``.
     """
     if x.device.type != "cpu":
         if x.dtype == torch.float16:  # whose range ends before that of products with whole numbers
-            return F.linear(x, (values * scale).to(x.dtype))
-        return F.linear(x, values.to(x.dtype)) * scale.flatten().to(x.dtype)
+            y = F.linear(x, (values * scale).to(x.dtype))
+        else:
+            y = F.linear(x, values.to(x.dtype)) * scale.flatten().to(x.dtype)
+        return y if bias is None else y + bias
     rows = x.reshape(-1, x.shape[-1]).float()  # (R, inputs)
     # torch 2.13 takes a single column for a row.
     if values.numel() >= _FEWEST_WEIGHTS and values.shape[1] > 1 and len(rows) and multiplies_int8_exactly():
@@ -47,7 +50,8 @@ def int8_linear(x: Tensor, values: Tensor, scale: Tensor) -> Tensor:
     else:
         pieces = torch.split(values, max(1, _WEIGHTS_AT_ONCE // values.shape[1]))
         y = torch.cat([F.linear(rows, piece.float()) for piece in pieces], dim=1)
-    return y.mul_(scale.flatten()).view(*x.shape[:-1], -1).to(x.dtype)
+    y = y.mul_(scale.flatten()) if bias is None else torch.addcmul(bias.float(), y, scale.flatten())
+    return y.view(*x.shape[:-1], -1).to(x.dtype)
 
 
 @functools.cache
@@ -66,10 +70,10 @@ def multiplies_int8_exactly() -> bool:
 
 def _product_of_digits(x: Tensor, values: Tensor) -> Tensor:
     """(R, inputs) fp32 by (outputs, inputs) int8: (R, outputs) fp32."""
-    unit = x.abs().amax(dim=1, keepdim=True) / LEVELS  # (R, 1)
+    n, unit = len(x), x.abs().amax(dim=1, keepdim=True) / LEVELS  # (R, 1)
     units = x / unit  # of a row of zeros no numbers; whatever digits they give, it stays zeros
     high = units.round()
-    low = (units - high).mul_(_BASE).round_()
+    low = units.sub_(high).mul_(_BASE).round_()
     digits = torch.cat((high, low)).to(torch.int8)  # (2 R, inputs)
-    high, low = torch._int_mm(digits, values.t()).chunk(2)  # each (R, outputs) int32
-    return high.float().add_(low, alpha=1 / _BASE).mul_(unit)
+    y = torch._int_mm(digits, values.t()).float()  # (2 R, outputs)
+    return y[:n].add_(y[n:], alpha=1 / _BASE).mul_(unit)

@@ -40,12 +40,14 @@ class QuantizedLinear(nn.Module, ABC):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (…, inputs) to (…, outputs) in the dtype of ``x``."""
-        y: Tensor = _FrozenProduct.apply(x, self) if torch.is_grad_enabled() else self._product(x)  # type: ignore[no-untyped-call]
+        if not torch.is_grad_enabled():
+            return self._inferred(x)
+        y: Tensor = _FrozenProduct.apply(x, self)  # type: ignore[no-untyped-call]
         return y if self.bias is None else y + self.bias
 
-    def _product(self, x: Tensor) -> Tensor:
-        """``x Wᵀ`` where no gradient is wanted."""
-        return F.linear(x, self.dequantized().to(x.dtype))
+    def _inferred(self, x: Tensor) -> Tensor:
+        """The same where no gradient is wanted."""
+        return F.linear(x, self.dequantized().to(x.dtype), self.bias)
 
 
 class Int8Linear(QuantizedLinear):
@@ -68,8 +70,8 @@ class Int8Linear(QuantizedLinear):
         """The weight that the layer stands for, (outputs, inputs) fp32."""
         return dequantize_int8(self.values, self.scale)
 
-    def _product(self, x: Tensor) -> Tensor:
-        return int8_linear(x, self.values, self.scale)
+    def _inferred(self, x: Tensor) -> Tensor:
+        return int8_linear(x, self.values, self.scale, self.bias)
 
 
 class NF4Linear(QuantizedLinear):

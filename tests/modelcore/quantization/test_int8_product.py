@@ -28,9 +28,9 @@ def way(request, monkeypatch):
     return request.param
 
 
-def relative_error(x, values, scale):
-    exact = F.linear(x.double(), dequantize_int8(values, scale).double())
-    y = int8_linear(x, values, scale)
+def relative_error(x, values, scale, bias=None):
+    exact = F.linear(x.double(), dequantize_int8(values, scale).double(), None if bias is None else bias.double())
+    y = int8_linear(x, values, scale, bias)
     assert y.dtype == x.dtype
     assert y.shape == exact.shape
     return ((y - exact).norm() / exact.norm()).item()
@@ -42,7 +42,8 @@ def test_it_is_the_product_of_the_weight_made_whole(way, rows):
     generator = torch.Generator().manual_seed(rows)
     values, scale = quantize_int8(torch.randn(200, 96, generator=generator))
     x = torch.randn(rows, 96, generator=generator)
-    assert relative_error(x, values, scale) < (5e-5 if way == "digits" else 1e-6)
+    for bias in (None, torch.randn(200, generator=generator)):
+        assert relative_error(x, values, scale, bias) < (5e-5 if way == "digits" else 1e-6)
 
 
 @given(
@@ -97,7 +98,8 @@ def test_a_row_with_a_number_that_is_none_gives_none(way, broken):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_activations_of_half_the_width_come_back_as_wide(way, dtype):
     values, scale = quantize_int8(torch.randn(64, 96))
-    assert relative_error(torch.randn(2, 3, 96).to(dtype), values, scale) < 4e-3
+    x, bias = torch.randn(2, 3, 96).to(dtype), torch.randn(64).to(dtype)
+    assert relative_error(x, values, scale, bias) < 4e-3
 
 
 def test_a_large_weight_and_a_small_one_take_the_way_that_is_faster_for_them(monkeypatch):
@@ -143,7 +145,7 @@ def test_a_trained_model_says_the_same_by_either_way(way, monkeypatch, counting_
     prompts = [[3, 4, 5], [40, 41], [10, 12, 14, 16]]
     greedy = SamplingConfig(temperature=0)
     fast = generate(quantize_model(counting_model(), "int8", head=True), prompts, greedy, 40)
-    monkeypatch.setattr(Int8Linear, "_product", lambda layer, x: F.linear(x, layer.dequantized()))
+    monkeypatch.setattr(Int8Linear, "_inferred", lambda layer, x: F.linear(x, layer.dequantized(), layer.bias))
     slow = generate(quantize_model(counting_model(), "int8", head=True), prompts, greedy, 40)
     assert fast == slow
     assert fast[0].tokens[:5] == [6, 7, 8, 9, 10]
