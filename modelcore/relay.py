@@ -155,6 +155,8 @@ class _Connection(socketserver.StreamRequestHandler):
         try:
             with contextlib.suppress(ConnectionError):
                 for line in self.rfile:
+                    if not line.endswith(b"\n"):  # its process was killed while it wrote
+                        break
                     message = json.loads(line)
                     try:
                         if message["method"] == _START:

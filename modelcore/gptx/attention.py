@@ -64,7 +64,8 @@ class Attention(nn.Module):
         if cache is not None and inputs.positions is not None:
             k, v = cache.write(layer, k, v, inputs.positions)  # (B, kv heads, S, D)
         dropout = self.dropout if self.training else 0.0
-        if x.device.type == "cpu" and time <= SHORT and inputs.causal and cache is None and not dropout:
+        plain = q.device.type == "cpu" and q.dtype == torch.float32  # SDPA takes scores of narrower numbers in fp32
+        if plain and time <= SHORT and inputs.causal and cache is None and not dropout:
             y = _short_causal_attention(q, k, v)
         else:
             y = F.scaled_dot_product_attention(
@@ -85,7 +86,7 @@ def _short_causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     SDPA's own plain products copy keys and values for every query head, and look for rows without a visible key.
 
     Args:
-        q: (batch, heads, time, head_dim).
+        q: (batch, heads, time, head_dim) fp32.
         k: (batch, kv heads, time, head_dim).
         v: Like ``k``.
     """

@@ -7,12 +7,14 @@ digits to the base 254, two rows of int8, and the products of both are added::
     x ≈ u · (high + low / 254),   u = max|x| / 127 of its row
 
 Every integer sum is exact, so that a row's result does not depend on the rows beside it. An activation is off by at
-most max|x| / 64,516 of its row, a thousandth of what rounding the weight to int8 costs.
+most max|x| / 64,516 of its row. Of the error that rounding the weight to int8 makes that is 1/260 where activations
+are normally distributed, and 1/31 where one of them is hundreds of times as large as the rest (measured).
 """
 
 from __future__ import annotations
 
 import functools
+import math
 
 import torch
 import torch.nn.functional as F
@@ -43,7 +45,7 @@ def int8_linear(x: Tensor, values: Tensor, scale: Tensor, bias: Tensor | None = 
         else:
             y = F.linear(x, values.to(x.dtype)) * scale.flatten().to(x.dtype)
         return y if bias is None else y + bias
-    rows = x.reshape(-1, x.shape[-1]).float()  # (R, inputs)
+    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1]).float()  # (R, inputs)
     # torch 2.13 takes a single column for a row.
     if values.numel() >= _FEWEST_WEIGHTS and values.shape[1] > 1 and len(rows) and multiplies_int8_exactly():
         y = _product_of_digits(rows, values)
@@ -51,7 +53,7 @@ def int8_linear(x: Tensor, values: Tensor, scale: Tensor, bias: Tensor | None = 
         pieces = torch.split(values, max(1, _WEIGHTS_AT_ONCE // values.shape[1]))
         y = torch.cat([F.linear(rows, piece.float()) for piece in pieces], dim=1)
     y = y.mul_(scale.flatten()) if bias is None else torch.addcmul(bias.float(), y, scale.flatten())
-    return y.view(*x.shape[:-1], -1).to(x.dtype)
+    return y.view(*x.shape[:-1], len(values)).to(x.dtype)
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
@@ -38,7 +39,7 @@ def accumulate_gradients(
         The batch's mean loss in nats a token, 0-D fp32, without a gradient; on all ranks the same.
     """
     ranks = gradient_sum.ranks if gradient_sum is not None else Ranks()
-    device = next(head.parameters()).device
+    device = next(itertools.chain(head.parameters(), head.buffers())).device  # a quantized head has buffers alone
     batch = [_move(part, device) for part in batch]
     count = ranks.sum(count_targets(batch[1]).float()).clamp_min(1)
     loss = torch.zeros((), device=device)

@@ -1,5 +1,6 @@
 """Stages on this machine tell the pipeline's driver what to track; what arrives in MLflow is the same."""
 
+import json
 import os
 import signal
 import socket
@@ -159,3 +160,13 @@ def test_a_message_can_call_nothing_but_a_runs_methods(mlflow_client):
         with pytest.raises(InputError, match="'__init__' is no method of a run"):
             run._tell("__init__", run_id="x")
         run.end()
+
+
+def test_a_message_that_was_cut_off_is_none(mlflow_client, capfd):
+    with Relay(), socket.socket(socket.AF_UNIX) as stage:
+        stage.connect(os.environ[relay.ADDRESS])
+        stage.sendall(b'{"method": "start_stage", "arguments": {"name": "pretrain"}}\n')
+        run_id = json.loads(stage.recv(4096))["run_id"]
+        stage.sendall(b'{"meth')
+    assert mlflow_client.get_run(run_id).info.status == "FAILED"
+    assert "Traceback" not in capfd.readouterr().err

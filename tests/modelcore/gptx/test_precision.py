@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from modelcore.gptx import GPT, GPTConfig, transformer
+from modelcore.gptx.attention import Attention, AttentionInputs
 
 KINDS = {
     "gpt2": {
@@ -95,3 +96,20 @@ def test_without_gradients_nothing_is_compiled(model, tokens, monkeypatch):
     model.compiled = True
     with torch.no_grad():
         model.hidden(tokens[:, :-1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_sharp_attention_is_as_exact_as_torchs_own_in_every_dtype(dtype):
+    """Scores that were rounded to a narrow type before the softmax would be off by more than a half here."""
+    generator = torch.Generator().manual_seed(2)
+    attention = Attention(GPTConfig(53, 200, 1, 64, 4, 2, 80)).eval().requires_grad_(False)
+    attention.qkv.weight.mul_(40.0)
+    attention.out.weight.copy_(torch.eye(64))
+    x = torch.randn(2, 200, 64, generator=generator)
+    plain = AttentionInputs(None, None, None, True, None)
+    attention, x = attention.to(dtype), x.to(dtype)
+    found = attention(x, plain, None, 0)
+    q, k, v = (part.view(2, 200, -1, 16).transpose(1, 2) for part in attention.qkv(x).split(attention.sizes, dim=-1))
+    expected = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+    expected = expected.transpose(1, 2).reshape(2, 200, 64)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 if dtype == torch.float32 else 0.02)

@@ -184,3 +184,11 @@ def counting_model():
         return fresh
 
     return make
+
+
+@pytest.mark.parametrize("shape", [(0, 96), (2, 0, 96), (96,)])
+def test_a_batch_may_be_empty_or_a_single_vector(way, shape):
+    values, scale = quantize_int8(torch.randn(200, 96, generator=torch.Generator().manual_seed(0)))
+    x = torch.ones(shape)
+    expected = F.linear(x, dequantize_int8(values, scale))
+    torch.testing.assert_close(int8_linear(x, values, scale), expected, rtol=1e-4, atol=1e-4)

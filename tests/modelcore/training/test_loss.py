@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from modelcore.data.loader import IGNORED
+from modelcore.quantization import quantize_model
 from modelcore.training import loss as loss_module
 from modelcore.training.gradients import accumulate_gradients
 from modelcore.training.loss import count_targets, summed_loss
@@ -152,3 +153,11 @@ def test_a_batch_without_any_target_has_loss_zero(make_model):
     tokens = torch.zeros(2, 16, dtype=torch.long)
     loss = accumulate_gradients(model.hidden, model.head, (tokens, torch.full_like(tokens, IGNORED)), 0, nullcontext)
     assert loss == 0
+
+
+def test_a_model_whose_head_is_quantized_too_passes_gradients_on(make_model):
+    tokens = torch.randint(61, (2, 9), generator=torch.Generator().manual_seed(4))
+    model = quantize_model(make_model(dropout=0.0), "int8", head=True)
+    loss = accumulate_gradients(model.hidden, model.head, (tokens[:, :-1], tokens[:, 1:]), 0, nullcontext)
+    assert loss.isfinite()
+    assert model.norm.weight.grad.norm() > 0
