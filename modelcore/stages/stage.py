@@ -16,12 +16,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import psutil
-
 from modelcore import launch, logs, tracking
 from modelcore.atomic import disk_is_full, write_json
 from modelcore.errors import InputError, first_line
 from modelcore.loading import loading_seconds
+from modelcore.machine import process_seconds
 from modelcore.stages.cache import StageCache
 from modelcore.stages.outputs import Output
 
@@ -139,7 +138,7 @@ class Stage:
     ) -> None:
         loaded = loading_seconds() - self._loaded
         self.summary.work_seconds = round(time.monotonic() - self._began - loaded, 2)
-        self.summary.seconds = round(time.time() - psutil.Process().create_time(), 2)
+        self.summary.seconds = round(process_seconds(), 2)
         self.summary.peak_memory_mib = round(peak_memory_mib(), 1)
         if error is None:
             try:

@@ -1,6 +1,9 @@
 """What of the machine may be used: a container's limits count."""
 
 import os
+import subprocess
+import sys
+import time
 
 import psutil
 import pytest
@@ -53,3 +56,13 @@ def test_a_containers_memory_counts_where_it_is_less_than_the_machines(limits, n
 def test_without_control_groups_the_machine_is_what_there_is(limits):
     assert machine.available_cores() == 8
     assert machine.memory_limit() == psutil.virtual_memory().total
+
+
+def test_a_process_knows_its_age_to_a_hundredth_of_a_second():
+    code = (
+        "import sys, time; began = float(sys.argv[1]); from modelcore.machine import process_seconds;"
+        "print(time.monotonic() - began - process_seconds())"
+    )
+    began = time.monotonic()
+    child = subprocess.run([sys.executable, "-c", code, str(began)], capture_output=True, text=True, check=True)
+    assert -0.05 < float(child.stdout) < 60.0  # what is between is the time that starting it took
