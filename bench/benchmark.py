@@ -14,6 +14,7 @@ from typing import Any
 from bench.peers import find_peers
 from bench.row import Row
 from modelcore.errors import InputError
+from modelcore.interrupts import Interrupts
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,9 @@ def _settings(given: Iterable[str]) -> dict[str, Any]:
 def main(
     rows: Callable[[Options], Iterable[Row]], parts: Mapping[str, Callable[[Options], dict[str, Any]]] | None = None
 ) -> None:
-    """Runs a benchmark: one row a line on stdout, everything else on stderr; exits with 1 and one line on bad input.
+    """Runs a benchmark: one row a line on stdout, everything else on stderr.
+
+    Exits with 1 and one line on bad input, with 130 or 143 if interrupted.
 
     Args:
         rows: The benchmark.
@@ -86,6 +89,7 @@ def main(
     add_options(parser)
     parser.add_argument("--part", choices=parts or (), help="do one part, and print what it found as a JSON object")
     arguments = parser.parse_args()
+    interrupts = Interrupts(last_words=lambda: None)
     try:
         options = read_options(arguments)
         if arguments.part:
@@ -98,6 +102,8 @@ def main(
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(interrupts.status)
 
 
 def in_fresh_process(module: str, part: str, options: Options) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from bench.row import Row, read_rows
 from modelcore.atomic import write_text
 from modelcore.errors import InputError
+from modelcore.files import read_json
 
 RESULTS = Path(__file__).parent / "results"
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
@@ -35,7 +35,7 @@ def updated(page: str, results: Path) -> str:
     """The page with the tables of all files in ``results`` between its two markers.
 
     Raises:
-        InputError: If the page has no markers, or a file's line is no row.
+        InputError: If the page has no markers, a file's line is no row, or the machine's facts are missing beside it.
     """
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
@@ -130,7 +130,7 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def _section(path: Path) -> str:
-    facts = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    facts = read_json(path.with_suffix(".json"))
     described = " · ".join(f"{what} {value}" for what, value in facts.items())
     rows = read_rows(path)
     alt = f"Ratios of the table below as bars, {path.stem}"

@@ -108,8 +108,15 @@ def read_rows(path: Path) -> list[Row]:
     """The rows of a file, in order; none if there is no such file.
 
     Raises:
-        InputError: If a line is no row.
+        InputError: If the file cannot be read, or a line is no row.
     """
     if not path.is_file():
         return []
-    return [Row.from_json(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        return [Row.from_json(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} holds no rows: it is no UTF-8 ({error})") from None
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None

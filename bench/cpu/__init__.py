@@ -14,3 +14,6 @@ BENCHMARKS: tuple[str, ...] = (
 
 PEERS: tuple[str, ...] = ("llamacpp",)
 """The peers that are measured where a path to them is given."""
+
+TRAINING: tuple[str, ...] = ("training",)
+"""Those of them that take the training settings that ``--set`` gives."""

@@ -54,7 +54,7 @@ def write_models(native: Path, exported: Path, options: Options) -> None:
     from modelcore.convert.huggingface import write_huggingface
     from modelcore.models import save_model
 
-    model = make_model(our_settings(options))
+    model = make_model(our_settings(Options(small=options.small)))
     for folder in (native, exported):
         folder.mkdir()
     save_model(native, model, None)

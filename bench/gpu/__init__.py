@@ -17,3 +17,14 @@ BENCHMARKS: tuple[str, ...] = (
 
 PEERS: tuple[str, ...] = ("nanogpt", "litgpt", "gptfast")
 """The peers that are measured where a path to them is given."""
+
+TRAINING: tuple[str, ...] = (
+    "gpt2_training",
+    "gpt2_small_training",
+    "tinyllama_training",
+    "lora_tuning",
+    "gpt2_loss_curves",
+    "loader",
+    "checkpoints",
+)
+"""Those of them that take the training settings that ``--set`` gives."""

@@ -40,7 +40,7 @@ def test_a_setting_without_a_value_is_refused():
 
 def test_what_is_more_than_rows_goes_beside_them(tmp_path, monkeypatch):
     (tmp_path / "made_options").mkdir()
-    (tmp_path / "made_options" / "__init__.py").write_text("BENCHMARKS = ('one',)\nPEERS = ()\n")
+    (tmp_path / "made_options" / "__init__.py").write_text("BENCHMARKS = ('one',)\nPEERS = TRAINING = ()\n")
     (tmp_path / "made_options" / "one.py").write_text(
         "from bench.benchmark import main\nfrom bench.row import Row\ndef rows(options):\n"
         "    (options.folder / 'curve').touch()\n    yield Row('one', 'throughput', 1.0, 'tok/s')\nmain(rows)\n"

@@ -60,6 +60,12 @@ def test_a_page_without_markers_is_refused(tmp_path):
         updated("no place\n", tmp_path)
 
 
+def test_rows_without_the_machines_facts_beside_them_are_refused(tmp_path):
+    (tmp_path / "cpu-x.jsonl").write_text("".join(row.to_json() + "\n" for row in ROWS))
+    with pytest.raises(InputError, match=r"cpu-x\.json is missing"):
+        updated(f"{BEGIN}\n{END}\n", tmp_path)
+
+
 def test_the_page_has_the_tables_that_the_committed_rows_give():
     page = PAGE.read_text(encoding="utf-8")
     assert updated(page, RESULTS) == page, "run python -m bench.report"

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from bench.benchmark import Options
-from bench.cpu import BENCHMARKS, PEERS
+from bench.cpu import BENCHMARKS, PEERS, TRAINING
+from modelcore.errors import InputError
 
 HUGGING_FACE = "Hugging Face"
 ROWS = {
@@ -47,10 +48,17 @@ LONG = ("training", "first_token")
 def test_a_benchmark_gives_its_rows(name, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
-    rows = list(importlib.import_module(f"bench.cpu.{name}").rows(Options(small=True)))
+    settings = {} if name in TRAINING else {"learning_rate": "fast"}  # has no effect there
+    rows = list(importlib.import_module(f"bench.cpu.{name}").rows(Options(small=True, settings=settings)))
     assert {(row.metric, row.peer) for row in rows} == ROWS[name]
     assert {row.benchmark for row in rows} == {name}
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_what_trains_takes_the_settings_asked_for(name):
+    with pytest.raises(InputError, match="learning_rate"):
+        list(importlib.import_module(f"bench.cpu.{name}").rows(Options(small=True, settings={"learning_rate": "fast"})))
 
 
 def test_the_peer_that_needs_a_folder_is_llama_cpp():
