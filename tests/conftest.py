@@ -12,6 +12,9 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+# A script's `make test &` ignores Ctrl-C, and the programs that tests interrupt would inherit that and wait for ever.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 if not Path("/dev/nvidiactl").exists():  # Triton reads it when it is first imported, whoever imports it
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
