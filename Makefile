@@ -86,7 +86,7 @@ PEER_OPTIONS = $(strip \
 	$(call peer,LLAMACPP,llamacpp))
 
 .PHONY: bench
-bench: $(VENV)/installed ## Measure speed beside the peers on this CPU, in less than 10 minutes
+bench: $(VENV)/installed ## Measure speed beside the peers on this CPU, in some ten minutes
 	@$(BIN)/python -m bench cpu $(PEER_OPTIONS) $(words)
 
 .PHONY: bench-gpu

@@ -6,18 +6,20 @@ import torch.nn.functional as F
 
 from modelcore.gptx import GPT, GPTConfig, transformer
 from modelcore.gptx.attention import Attention, AttentionInputs
+from modelcore.models import get_config
 
+SIZES = {
+    "vocab_size": 53,
+    "context_length": 24,
+    "n_layers": 3,
+    "d_model": 48,
+    "n_heads": 6,
+    "n_kv_heads": 2,
+    "d_ff": 80,
+}
 KINDS = {
-    "gpt2": {
-        "positions": "learned",
-        "norm": "layernorm",
-        "feedforward": "gelu_tanh",
-        "attention_bias": True,
-        "feedforward_bias": True,
-        "norm_bias": True,
-        "tie_embeddings": True,
-    },
-    "llama": {},
+    "gpt2": get_config("gpt2-small").to_dict(),
+    "llama": get_config("tinyllama-1.1b").to_dict(),
     "bloom": {"positions": "alibi", "norm": "layernorm", "feedforward": "gelu", "embedding_norm": True},
 }
 
@@ -25,7 +27,7 @@ KINDS = {
 @pytest.fixture(params=KINDS)
 def model(request) -> GPT:
     torch.manual_seed(0)
-    return GPT(GPTConfig(53, 24, 3, 48, 6, 2, 80, **KINDS[request.param]))
+    return GPT(GPTConfig.from_dict(KINDS[request.param] | SIZES))
 
 
 @pytest.fixture
