@@ -1,0 +1,42 @@
+"""Starts MLflow's server, and turns what cannot work into one line first."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+from tracking_server import database
+from tracking_server.settings import PORT, check_server_settings
+
+
+def serve() -> None:
+    """Becomes ``mlflow server``: one process, basic-auth, artifacts through the server.
+
+    ``MLFLOW_HOST`` and ``MLFLOW_PORT`` may name another address than 0.0.0.0:5000.
+
+    Raises:
+        OperatorError: If a setting is missing or wrong, or the database cannot be used.
+    """
+    database.export(check_server_settings())
+    database.connect().close()
+    os.environ["MLFLOW_AUTH_CONFIG_PATH"] = str(Path(__file__).with_name("basic_auth.ini"))
+    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # with it, 15 processes and 2 GiB
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    os.environ.setdefault("MLFLOW_HOST", "0.0.0.0")  # noqa: S104 (a container's own address)
+    os.environ.setdefault("MLFLOW_PORT", str(PORT))
+    import mlflow.server
+    from mlflow.cli import cli
+
+    # MLflow's command makes the tables and the first user, starts the server and then only waits for it, with all it
+    # has loaded in memory. Here it becomes the server: half the memory, and signals reach whom they are meant for.
+    assert mlflow.server._exec_cmd  # noqa: S101 (a later MLflow may call it otherwise)
+    mlflow.server._exec_cmd = _become
+    # Addresses and secrets stay in the environment: everybody on the machine may read a command line.
+    # Without the ASGI lifespan, which only clears away containers of an assistant that nobody uses here.
+    cli.main(["server", "--app-name", "basic-auth", "--workers", "1", "--uvicorn-opts", "--lifespan off"], "mlflow")
+
+
+def _become(command: list[str], *, extra_env: dict[str, str], **_: Any) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execve(command[0], command, os.environ | extra_env)  # noqa: S606 (no shell is wanted)

@@ -1,0 +1,89 @@
+"""The tracking server's settings come from the environment; what is missing or wrong is one line without a secret."""
+
+import pytest
+
+from tracking_server.__main__ import main
+from tracking_server.errors import OperatorError
+from tracking_server.settings import Stores, check_server_settings
+
+COMPLETE = {
+    "MLFLOW_BACKEND_STORE_URI": "postgresql://mlflow:hidden-word@db.example.org:5432/mlflow",
+    "MLFLOW_ARTIFACTS_DESTINATION": "s3://bucket/some/prefix",
+    "MLFLOW_AUTH_ADMIN_PASSWORD": "twelve-or-more",
+    "MLFLOW_FLASK_SERVER_SECRET_KEY": "0123456789abcdef0123456789abcdef",
+    "MLFLOW_SERVER_ALLOWED_HOSTS": "mlflow.example.org",
+}
+
+
+def test_a_complete_environment_is_taken():
+    stores = check_server_settings(COMPLETE)
+    assert (stores.bucket, stores.prefix) == ("bucket", "some/prefix/")
+
+
+@pytest.mark.parametrize(
+    ("address", "prefix"), [("s3://b", ""), ("s3://b/", ""), ("s3://b/p", "p/"), ("s3://b/p/", "p/")]
+)
+def test_the_prefix_ends_in_a_slash_or_is_empty(address, prefix):
+    assert Stores("postgresql://h/d", address).prefix == prefix
+
+
+@pytest.mark.parametrize("name", COMPLETE)
+@pytest.mark.parametrize("value", [None, "", "  "])
+def test_a_missing_or_empty_variable_is_named(name, value):
+    given = COMPLETE | {name: value} if value is not None else {key: COMPLETE[key] for key in COMPLETE if key != name}
+    with pytest.raises(OperatorError, match=f"^not set: {name}; "):
+        check_server_settings(given)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("MLFLOW_BACKEND_STORE_URI", "sqlite:///hidden-word.db", "postgresql://user:password@host/name"),
+        ("MLFLOW_ARTIFACTS_DESTINATION", "/srv/artifacts", '"/srv/artifacts"; give s3://bucket'),
+        ("MLFLOW_ARTIFACTS_DESTINATION", "s3:///prefix", '"s3:///prefix"; give s3://bucket'),
+        ("MLFLOW_AUTH_ADMIN_PASSWORD", "hidden-word", "has 11 characters; it needs 12 or more"),
+        ("MLFLOW_FLASK_SERVER_SECRET_KEY", "hidden-word", "has 11 characters; it needs 32 or more"),
+    ],
+)
+def test_a_wrong_value_is_refused_in_one_line_that_holds_no_secret(name, value, said):
+    with pytest.raises(OperatorError) as refusal:
+        check_server_settings(COMPLETE | {name: value})
+    assert name in str(refusal.value)
+    assert said in str(refusal.value)
+    assert "hidden-word" not in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "postgresql://mlflow:hidden-word@[broken/mlflow",
+        "postgresql://mlflow:hidden%word@db/mlflow",
+        "postgresql://mlflow:hidden-word@127.0.0.1:1/mlflow",
+    ],
+)
+def test_a_database_that_cannot_be_used_ends_the_server_with_one_line_that_holds_no_secret(address, monkeypatch):
+    for name, value in (COMPLETE | {"MLFLOW_BACKEND_STORE_URI": address}).items():
+        monkeypatch.setenv(name, value)
+    for name in ("PGHOST", "PGPORT", "PGDATABASE", "PGUSER", "PGPASSWORD"):
+        monkeypatch.setenv(name, "")  # so that what is exported ends with the test
+    with pytest.raises(SystemExit) as end:
+        main(["serve"])
+    assert str(end.value).startswith("error: ")
+    assert "MLFLOW_BACKEND_STORE_URI" in str(end.value)
+    assert "hidden" not in str(end.value)
+    assert "\n" not in str(end.value)
+
+
+def test_the_environment_of_the_image_and_of_the_tests_ask_for_the_same_packages(pytestconfig):
+    import re
+    import tomllib
+
+    from packaging.requirements import Requirement
+
+    root = pytestconfig.rootpath
+    lines = (root / "mlflow" / "requirements.txt").read_text().splitlines()
+    image = {line for line in lines if line and not line.startswith("#")}
+    extra = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]["server"]
+    assert {re.sub(r"[<>=].*", "", text) for text in extra} == image
+    assert all(Requirement(text).specifier for text in extra)
