@@ -87,13 +87,9 @@ def list_children(uri: str | Path) -> list[str]:
         return sorted(child.name for child in Path(uri).iterdir()) if Path(uri).is_dir() else []
     bucket, key = _bucket_and_key(uri)
     prefix = _as_prefix(key)
-    names: set[str] = set()
     with _one_line_errors(uri):
-        pages = _client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, Delimiter="/")
-        for page in pages:
-            names.update(entry["Key"][len(prefix) :] for entry in page.get("Contents", []))
-            names.update(entry["Prefix"][len(prefix) : -1] for entry in page.get("CommonPrefixes", []))
-    return sorted(names - {""})
+        # Every object is listed, for some servers (SeaweedFS) go on naming a folder whose objects were deleted.
+        return sorted({key[len(prefix) :].partition("/")[0] for key, _ in _objects(_client(), bucket, prefix)})
 
 
 def upload_directory(folder: Path, uri: str | Path) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import secrets
 import signal
 import subprocess
 from pathlib import Path
@@ -80,6 +81,33 @@ def mlflow_client(mlflow_store, monkeypatch, request):
 
     tracking.ensure_experiment(artifacts)
     return mlflow.MlflowClient(uri)
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory):
+    """A real S3 server, started once a test process."""
+    from tests.servers.seaweedfs import seaweedfs
+
+    with seaweedfs(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def s3_environment(s3_server, monkeypatch):
+    """The environment of somebody who uses the S3 server and may do everything; no setting of one's own leaks in."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    return monkeypatch
+
+
+@pytest.fixture
+def s3_bucket(s3_server, s3_environment):
+    """The name of an empty bucket on the S3 server, which the environment leads to."""
+    name = f"bucket-{secrets.token_hex(8)}"
+    s3_server.client().create_bucket(Bucket=name)
+    return name
 
 
 class SmallDisk:

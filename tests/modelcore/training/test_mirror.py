@@ -1,5 +1,4 @@
 import logging
-import secrets
 
 import pytest
 import torch
@@ -23,30 +22,11 @@ def save(make_model, make_settings):
     return save
 
 
-@pytest.fixture(scope="module")
-def s3_server():
-    """An S3 that speaks real HTTP, on a free port."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
-    server.start()
-    yield "http://{}:{}".format(*server.get_host_and_port())
-    server.stop()
-
-
 @pytest.fixture(params=["folder", "s3"])
-def address(request, tmp_path, monkeypatch):
+def address(request, tmp_path):
     if request.param == "folder":
         return str(tmp_path / "there")
-    import boto3
-
-    monkeypatch.setenv("AWS_ENDPOINT_URL", request.getfixturevalue("s3_server"))
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "id")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "key")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    bucket = secrets.token_hex(8)
-    boto3.session.Session().client("s3").create_bucket(Bucket=bucket)
-    return f"s3://{bucket}/run/"
+    return f"s3://{request.getfixturevalue('s3_bucket')}/run/"
 
 
 def test_a_pushed_checkpoint_comes_back_whole_and_only_the_newest_are_kept(save, tmp_path, address):
