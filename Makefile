@@ -104,6 +104,10 @@ submit: $(VENV)/installed ## Submit the compiled pipeline to a cluster: make sub
 	@$(BIN)/kfp --endpoint "$$ENDPOINT" run create -e "$${EXPERIMENT:-aic-ai-poc-gpt}" -r "$${NAME:-gpt}" \
 		-f pipelines/compiled/gpt-pipeline.yaml $(words)
 
+.PHONY: manifests
+manifests: $(VENV)/installed ## Render the Kubernetes manifests to build/manifests/ and check them
+	@$(BIN)/python scripts/render-manifests.py
+
 # Without the ASGI lifespan, which only clears away containers of an assistant that nobody uses here, Ctrl-C ends it without
 # a traceback of uvicorn's.
 .PHONY: mlflow-ui

@@ -1,6 +1,6 @@
 """The pipeline: from a corpus to a registered model and a report."""
 
-from kfp import dsl
+from kfp import dsl, kubernetes
 
 from components.convert_checkpoint.component import convert_checkpoint
 from components.evaluate.component import evaluate
@@ -11,6 +11,11 @@ from components.tokenize_corpus.component import tokenize_corpus
 from components.train_tokenizer.component import train_tokenizer
 from components.validate_data.component import validate_data
 from components.write_report.component import write_report
+
+# The secret that opens object storage to the stages that read or write s3://, where a cluster has one: keys are the
+# variables that boto3 reads. It is named here and made by whoever runs the cluster; MLflow's KFP names itself.
+STORAGE_SECRET = "aic-gpt-storage"  # noqa: S105 (a name)
+STORAGE_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")
 
 
 @dsl.pipeline(
@@ -144,3 +149,5 @@ def gpt_pipeline(
         register_model=registered.outputs["summary"],
         run_folder=run_folder,
     ).set_caching_options(False)
+    for task in (validated, pretrained, tuned, evaluated):
+        kubernetes.use_secret_as_env(task, STORAGE_SECRET, {name: name for name in STORAGE_VARIABLES}, optional=True)

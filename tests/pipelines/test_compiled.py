@@ -7,7 +7,7 @@ import yaml
 from kfp import components
 
 from pipelines.compile import COMPILED, compile_pipeline
-from pipelines.gpt import gpt_pipeline
+from pipelines.gpt import STORAGE_SECRET, STORAGE_VARIABLES, gpt_pipeline
 
 
 def spec():
@@ -38,9 +38,26 @@ def test_every_task_runs_on_a_pinned_image_and_leaves_kfps_cache_alone():
 
 
 def test_it_fits_into_a_workflow_and_names_no_secret_and_no_home():
-    text = COMPILED.read_text(encoding="utf-8")
+    text, platform = COMPILED.read_text(encoding="utf-8").split("\n---\n")
     assert len(text) < 200_000
-    assert not re.search(r"password|secret|AKIA[0-9A-Z]{16}|/home/|/root/", text, re.IGNORECASE)
+    assert not re.search(r"password|secret|AKIA[0-9A-Z]{16}|/home/|/root/", text + platform_values(platform), re.I)
+
+
+def platform_values(platform):
+    """What the part for Kubernetes says, without the names of its fields and of environment variables."""
+    return re.sub(r"\b(secretAsEnv|secretKey|secretName|secretNameParameter|AWS_[A-Z_]+)\b", "", platform)
+
+
+def test_stages_that_read_or_write_object_storage_may_find_its_key_in_a_secret_that_is_named():
+    platform = yaml.safe_load(COMPILED.read_text(encoding="utf-8").split("\n---\n")[1])
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert sorted(executors) == ["exec-evaluate", "exec-finetune-lora", "exec-pretrain", "exec-validate-data"]
+    for executor in executors.values():
+        assert executor.keys() == {"secretAsEnv"}
+        (secret,) = executor["secretAsEnv"]
+        assert secret["secretName"] == STORAGE_SECRET
+        assert secret["optional"] is True  # a cluster whose runs use no s3:// has none
+        assert [entry["envVar"] for entry in secret["keyToEnv"]] == list(STORAGE_VARIABLES)
 
 
 def test_defaults_are_the_stages_own():
