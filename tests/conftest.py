@@ -138,3 +138,11 @@ def small_disk(tmp_path):
         pytest.skip(f"no small disk can be mounted here: {mounted.stderr.strip()}")
     yield SmallDisk(folder)
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Shows the figures that tests recorded."""
+    for report in terminalreporter.getreports("passed"):
+        for what, figures in report.user_properties if report.when == "call" else ():
+            terminalreporter.section(what)
+            terminalreporter.line(figures)

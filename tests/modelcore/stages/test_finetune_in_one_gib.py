@@ -1,13 +1,9 @@
 """GPT-2 small, 124 million parameters, is tuned on a CPU by a process that may hold 1 GiB and not a byte more."""
 
-import contextlib
 import json
 import os
 import struct
-import subprocess
 import sys
-import uuid
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,48 +14,13 @@ from modelcore.gptx import GPT
 from modelcore.models import get_config, load_model, save_model
 from modelcore.stages.stage import StageSummary
 from modelcore.tokenizers.training import train_sentencepiece
+from tests.control_groups import control_group
 
 pytestmark = pytest.mark.slow
 
 LIMIT = 1 << 30
-GROUPS = Path("/sys/fs/cgroup")
 PAIRS = [(f"How far is it to the village of {name}?", f"It is {n} miles to {name}.") for n in range(3, 9)
          for name in ("Highbury", "Randalls", "Hartfield")][:9]  # fmt: skip
-
-
-@contextlib.contextmanager
-def memory_group(limit):
-    """A control group of Linux whose processes may hold ``limit`` bytes together, page cache included, and no swap.
-
-    Yields its folder, or skips the test where none can be made.
-    """
-    version_1 = (GROUPS / "memory").is_dir()
-    folder = (GROUPS / "memory" if version_1 else GROUPS) / f"modelcore-test-{uuid.uuid4().hex}"
-    limits = ["memory.limit_in_bytes", "memory.memsw.limit_in_bytes"] if version_1 else ["memory.max"]
-    try:
-        folder.mkdir()
-    except OSError as error:
-        pytest.skip(f"this machine offers no memory limit: {folder.parent} is not writable ({error.strerror})")
-    try:
-        try:
-            for name in limits:
-                (folder / name).write_text(str(limit))
-            if not version_1:
-                (folder / "memory.swap.max").write_text("0")
-        except OSError as error:
-            pytest.skip(f"this machine offers no memory limit: {folder} has no memory controller ({error.strerror})")
-        yield folder
-    finally:
-        folder.rmdir()
-
-
-def run_in(group, command):
-    """Runs a command as a member of the group from its first instruction on."""
-    join = f'echo $$ > "{group}/cgroup.procs" && exec "$@"'
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    return subprocess.run(
-        ["/bin/sh", "-c", join, "sh", *command], capture_output=True, text=True, check=False, env=environment
-    )
 
 
 def piece(number):
@@ -88,9 +49,9 @@ def checkpoint(tmp_path_factory):
 def test_the_limit_is_real():
     """Otherwise the other tests here would show nothing: who takes more than the limit does not live to say so."""
     take = "import sys; held = bytearray(int(sys.argv[1])); held[::4096] = bytes([1]) * len(held[::4096]); print('ok')"
-    with memory_group(LIMIT // 4) as group:
-        assert run_in(group, [sys.executable, "-c", take, str(LIMIT // 8)]).stdout == "ok\n"
-        assert run_in(group, [sys.executable, "-c", take, str(LIMIT // 2)]).returncode != 0
+    with control_group(memory=LIMIT // 4) as group:
+        assert group.run([sys.executable, "-c", take, str(LIMIT // 8)]).stdout == "ok\n"
+        assert group.run([sys.executable, "-c", take, str(LIMIT // 2)]).returncode != 0
 
 
 @pytest.mark.parametrize("quantize", ["int8", "nf4"])
@@ -101,9 +62,9 @@ def test_gpt2_small_is_tuned_inside_1_gib(checkpoint, quantize, tmp_path):
         "tune(checkpoint=sys.argv[1], instructions=sys.argv[2], out=sys.argv[3], quantize=sys.argv[4], steps=2,"
         "batch_size=8, micro_batch_size=4, learning_rate=1e-2, summary=Path(sys.argv[5]))"
     )
-    with memory_group(LIMIT) as group:
+    with control_group(memory=LIMIT) as group:
         command = [sys.executable, "-c", stage, model, pairs, tmp_path / "adapter", quantize, tmp_path / "summary.json"]
-        done = run_in(group, list(map(str, command)))
+        done = group.run(command)
         assert done.returncode == 0, f"killed or failed under the limit: {done.stderr[-2000:]}"
     summary = StageSummary.load(tmp_path / "summary.json")
     print(f"{quantize}: peak resident memory {summary.peak_memory_mib} MiB, mapped files included")
