@@ -39,7 +39,7 @@ PIPELINE_OPTIONS = $(strip \
 
 .PHONY: help
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 21
 	@echo
 	@echo 'make pipeline takes, all optional (README.md says what they are):'
 	@echo '  NAME RUNS CORPUS HELDOUT INSTRUCTIONS VOCAB_SIZE PRESET STEPS SEED LORA_RANK LORA_STEPS TASK_ITEMS MODEL_NAME'
@@ -103,6 +103,14 @@ submit: $(VENV)/installed ## Submit the compiled pipeline to a cluster: make sub
 	@test -n "$$ENDPOINT" || { echo "error: ENDPOINT is not set; give the address of KFP's API: make submit ENDPOINT=http://localhost:8888" >&2; exit 1; }
 	@$(BIN)/kfp --endpoint "$$ENDPOINT" run create -e "$${EXPERIMENT:-aic-ai-poc-gpt}" -r "$${NAME:-gpt}" \
 		-f pipelines/compiled/gpt-pipeline.yaml $(words)
+
+.PHONY: local-pipeline
+local-pipeline: $(VENV)/installed ## Run the pipeline on a kind cluster on this machine; NAME and ARGS="steps=300" are optional
+	@$(BIN)/python -m pipelines.kind up $(call option,NAME,name) $(words)
+
+.PHONY: local-pipeline-down
+local-pipeline-down: $(VENV)/installed ## Take that cluster away, with everything in it
+	@$(BIN)/python -m pipelines.kind down
 
 .PHONY: manifests
 manifests: $(VENV)/installed ## Render the Kubernetes manifests to build/manifests/ and check them

@@ -53,11 +53,7 @@ def check(runs: Path, name: str) -> None:
     Raises:
         InputError: If the name is none for a folder or is taken, or something else stands in the way.
     """
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name) or name in _RESERVED:
-        raise InputError(
-            f"run name {name!r} is not usable; take up to 100 letters, digits, '.', '_' and '-', "
-            f"beginning with a letter or digit, and none of {', '.join(_RESERVED)}"
-        )
+    check_name(name)
     folder = runs / name
     check_writable(folder / WORK / "lock")
     latest = runs / LATEST
@@ -67,6 +63,19 @@ def check(runs: Path, name: str) -> None:
         raise InputError(f"run {name!r} is finished already ({folder}); choose another name or delete that folder")
     if folder.exists() and any(folder.iterdir()) and not (folder / WORK).exists() and not (folder / LOG).exists():
         raise InputError(f"{folder} holds something else than a run; it is left as it is, choose another name")
+
+
+def check_name(name: str) -> None:
+    """Makes sure that a run may be called so.
+
+    Raises:
+        InputError: If the name is none for a folder, or is taken.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name) or name in _RESERVED:
+        raise InputError(
+            f"run name {name!r} is not usable; take up to 100 letters, digits, '.', '_' and '-', "
+            f"beginning with a letter or digit, and none of {', '.join(_RESERVED)}"
+        )
 
 
 @contextlib.contextmanager

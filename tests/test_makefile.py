@@ -126,6 +126,13 @@ def test_submit_and_mlflow_ui_take_their_values_as_they_are_too(make):
     assert "sqlite:///runs/mlflow.db" in make("mlflow-ui")
 
 
+def test_the_pipeline_on_a_cluster_takes_its_name_and_words_for_kfp(make):
+    assert make("local-pipeline") == ["-m", "pipelines.kind", "up"]
+    line = make("local-pipeline", f"NAME={NASTY}", "ARGS=steps=300 'corpus=s3://my texts'")
+    assert line == ["-m", "pipelines.kind", "up", "--name", NASTY, "steps=300", "corpus=s3://my texts"]
+    assert make("local-pipeline-down") == ["-m", "pipelines.kind", "down"]
+
+
 PEERS = {"NANOGPT": "nanogpt", "LITGPT": "litgpt", "GPTFAST": "gptfast", "LLAMACPP": "llamacpp"}
 
 

@@ -324,13 +324,20 @@ def _mapping(values: Mapping[str, Any]) -> str:
     return f'<div class="wide"><table>\n<tbody>\n{rows}\n</tbody>\n</table></div>'
 
 
-def render_table(stages: Sequence[StageSummary], *, run_folder: str = "", total_seconds: float | None = None) -> str:
+def render_table(
+    stages: Sequence[StageSummary],
+    *,
+    run_folder: str = "",
+    total_seconds: float | None = None,
+    commands: bool = True,
+) -> str:
     """The run as plain text of at most WIDTH columns (paths and commands excepted, which must stay whole).
 
     Args:
         stages: The stages' summaries, in the order in which they ran.
         run_folder: Folder in which the run's outputs are collected; empty where there is none.
         total_seconds: Wall time of the whole run, between the stages too; None: not shown.
+        commands: Whether to end with what to do next on this machine.
     """
     facts = RunFacts(stages, run_folder)
     lines = [f"{'stage':<22}{'time':>14}{'peak memory':>16}"]
@@ -358,8 +365,8 @@ def render_table(stages: Sequence[StageSummary], *, run_folder: str = "", total_
     if facts.places:
         width = max(len(path) for path, _ in facts.places)
         lines += ["", *(f"{path:<{width}}  {what}" for path, what in facts.places)]
-    lines += ["", "go on with"]
-    lines += [f"  {command.line}" for command in facts.commands]
+    if commands:
+        lines += ["", "go on with", *(f"  {command.line}" for command in facts.commands)]
     return "\n".join(lines)
 
 

@@ -1,0 +1,78 @@
+"""What a run reads from this machine, brought to where the cluster's pods find it: the object store."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from modelcore import storage
+from modelcore.errors import InputError
+from pipelines import inputs
+from pipelines.compile import COMPILED
+
+READ = ("corpus", "heldout", "instructions")
+BUCKET = "s3://mlpipeline"  # KFP's own
+
+
+def check(parameters: Sequence[str]) -> dict[str, str]:
+    """Makes sure that each parameter is one of the pipeline's and that what the run is to read is there.
+
+    Args:
+        parameters: ``key=value``, as given.
+
+    Returns:
+        What the run reads, by parameter, defaults included. The sample's evaluation text is for the sample: a corpus of
+        one's own comes without.
+
+    Raises:
+        InputError: If not.
+    """
+    from kfp import components
+
+    declared = components.load_component_from_file(str(COMPILED)).component_spec.inputs
+    given = dict(word.partition("=")[::2] for word in parameters)
+    for word in parameters:
+        if "=" not in word or word.partition("=")[0] not in declared:
+            raise InputError(f"{word!r} is no parameter of the pipeline; give key=value, key one of {sorted(declared)}")
+    defaults = {key: declared[key].default for key in (*READ, "preset")}
+    if given.get("corpus", defaults["corpus"]) != defaults["corpus"]:
+        defaults["heldout"] = ""
+    places = {key: given.get(key, defaults[key]) for key in READ}
+    inputs.check(places | {"preset": defaults["preset"]})  # another recipe is looked at by the stage that follows it
+    return places
+
+
+def upload(places: dict[str, str], name: str) -> list[str]:
+    """Copies to the object store what lies on this machine.
+
+    Args:
+        places: What :func:`check` returned.
+        name: The run's name.
+
+    Returns:
+        The parameters that say where it lies now, ``key=value``.
+
+    Raises:
+        InputError: If the store does not take it.
+    """
+    return [
+        f"{key}={_upload(Path(place), f'{BUCKET}/inputs/{name}/{key}')}" if _is_here(place) else f"{key}={place}"
+        for key, place in places.items()
+    ]
+
+
+def _is_here(place: str) -> bool:
+    return bool(place) and not storage.is_remote(place)
+
+
+def _upload(path: Path, uri: str) -> str:
+    """Copies a file or a folder; returns the address to read it at."""
+    if path.is_dir():
+        storage.upload_directory(path, uri)
+        return uri
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copy(path, folder)
+        storage.upload_directory(Path(folder), uri)
+    return f"{uri}/{path.name}"
