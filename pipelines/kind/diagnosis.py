@@ -15,6 +15,11 @@ _EVENTS = 30
 
 def report() -> None:
     """Prints the state of both namespaces to standard error; what cannot be had is left out."""
+    try:
+        kubectl("get", "nodes", "--request-timeout=20s", quiet=True)
+    except ProgramError as error:
+        sys.stderr.write(f"the cluster does not answer: {error}\n")
+        return
     for namespace in NAMESPACES:
         _show(f"pods in {namespace}", "-n", namespace, "get", "pods", "-o", "wide")
         for pod in _troubled(namespace)[:_MOST_PODS]:

@@ -295,6 +295,7 @@ def machine(tmp_path, monkeypatch, object_store):
             "secrets": {},
             "pods": {},
             "fail": {},
+            "hang": [],
             "store_key": STORE_KEY,
             "docker_memory": 0,
             "ports": {"ml-pipeline": kfp.port, "mlflow": mlflow.port, "seaweedfs": store_port},

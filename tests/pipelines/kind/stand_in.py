@@ -1,7 +1,8 @@
 """Stands in for docker, kind, kubectl and git: notes each call and plays a cluster's life in a file.
 
 Installed by the fixtures under each program's name. In the folder that STAND_IN names, calls.jsonl gets every call with
-what it read, and world.json is the state that the calls change. A call that holds a key of the world's "fail" fails.
+what it read, and world.json is the state that the calls change. A call that holds a key of the world's "fail" fails,
+one that holds a part of its "hang" never ends.
 """
 
 import base64
@@ -122,5 +123,8 @@ with open(f"{HOME}/calls.jsonl", "a") as file:
 for part, message in WORLD["fail"].items():
     if part in LINE:
         fail(message)
+if any(part in LINE for part in WORLD["hang"]):
+    print("hanging", flush=True)
+    signal.pause()
 {"docker": docker, "kind": kind, "kubectl": kubectl, "git": lambda: None}[PROGRAM]()
 save()

@@ -1,8 +1,14 @@
 """`make local-pipeline` from an empty machine to the table, and through what can go wrong on the way."""
 
 import contextlib
+import os
 import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
+import psutil
 import pytest
 
 from pipelines.kind import __main__ as program
@@ -220,7 +226,6 @@ def test_a_parameter_that_is_none_is_refused_at_once(machine, start, word):
 @pytest.mark.parametrize(
     ("step", "message"),
     [
-        ("kind create cluster", "failed to create cluster"),
         ("kind load docker-image", "no space left on device"),
         ("apply -k https://github.com", "could not resolve host: github.com"),
         ("wait --for=condition=available", "timed out waiting for the condition on deployments/ml-pipeline"),
@@ -236,6 +241,14 @@ def test_what_fails_on_the_way_is_told_with_the_clusters_state_and_how_to_go_on(
     assert "what is there stays; go on with: make local-pipeline NAME=first\n" in err
     assert "--- pods in kubeflow" in err
     assert not machine.kfp.runs
+
+
+def test_a_cluster_that_cannot_be_made_is_not_searched_for_pods(machine, start):
+    machine.change(fail={"kind create cluster": "failed to create cluster: port is already allocated"})
+    status, _, err = start("up", "--name", "first")
+    assert status == 1
+    assert err.count("--- ") == 0
+    assert "error: kind create cluster --name aic-ai-poc-gpt --image … failed (1): failed to create" in err
 
 
 @pytest.mark.usefixtures("kfp_command_left_out")
@@ -355,3 +368,24 @@ def test_interrupted_before_the_run_it_says_that_the_cluster_stays(machine, star
     status, _, err = start("up", "--name", "first")
     assert status == 130
     assert "interrupted. the cluster stays as it is; go on with: make local-pipeline NAME=first\n" in err
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
+def test_a_signal_ends_it_at_once_with_what_it_was_waiting_for(machine, number, status):
+    machine.install_kfp()
+    machine.change(hang=["wait --for=condition=available"])
+    line = [sys.executable, "-m", "pipelines.kind", "up", "--name", "first"]
+    environment = os.environ | {"PYTHONPATH": str(Path(program.__file__).parents[2])}
+    with subprocess.Popen(line, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True) as process:
+        assert any(text == "hanging\n" for text in process.stderr)
+        children = psutil.Process(process.pid).children()
+        process.send_signal(number)  # to it alone, unlike a terminal's Ctrl-C
+        said = process.stderr.read()
+    assert process.returncode == status
+    assert said == (
+        "interrupted. the cluster stays as it is; go on with: make local-pipeline NAME=first\n"
+        "take the cluster away with: make local-pipeline-down\n"
+    )
+    assert not [child for child in children if child.is_running()]
