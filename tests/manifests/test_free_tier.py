@@ -87,7 +87,7 @@ def test_mlflows_own_service_does_not_reach_it_as_its_port(free_tier):
 def test_images_are_pinned_and_mlflows_is_this_versions(free_tier):
     images = [container["image"] for pod in pods(free_tier).values() for container in pod["spec"]["containers"]]
     assert f"aic-ai-poc-gpt-mlflow:{modelcore.__version__}" in images
-    assert all(re.search(r":\d+(\.\d+)+$", image) for image in images)
+    assert all(re.search(r":\d+(\.\d+)+(-[a-z]+)?$", image) for image in images)
 
 
 def test_services_find_their_pods(free_tier):
