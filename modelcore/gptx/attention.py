@@ -44,20 +44,18 @@ class Attention(nn.Module):
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
-        self.sizes = config.qkv_sizes
+        self.heads = [config.n_heads, config.n_kv_heads, config.n_kv_heads]
         self.head_dim = config.head_dim
         self.grouped = config.n_kv_heads != config.n_heads
         self.dropout = config.dropout
-        self.qkv = Linear(config.d_model, sum(self.sizes), bias=config.attention_bias)
+        self.qkv = Linear(config.d_model, sum(config.qkv_sizes), bias=config.attention_bias)
         self.out = Linear(config.d_model, config.d_model, bias=config.attention_bias)
 
     def forward(self, x: Tensor, inputs: AttentionInputs, cache: KVCache | None, layer: int) -> Tensor:
         """Maps (batch, time, d_model) to the same shape, reading and extending ``cache`` if there is one."""
         batch, time, _ = x.shape
-        q, k, v = (
-            part.view(batch, time, -1, self.head_dim).transpose(1, 2)  # (B, heads, T, D)
-            for part in self.qkv(x).split(self.sizes, dim=-1)
-        )
+        qkv = self.qkv(x).view(batch, time, -1, self.head_dim)  # (B, T, heads of all three, D)
+        q, k, v = (part.transpose(1, 2) for part in qkv.split(self.heads, dim=2))  # (B, heads, T, D)
         if inputs.cos is not None and inputs.sin is not None:
             q = apply_rope(q, inputs.cos, inputs.sin)
             k = apply_rope(k, inputs.cos, inputs.sin)

@@ -77,6 +77,11 @@ class KVCache:
         return max(self._host_lengths)
 
     @property
+    def even(self) -> bool:
+        """Whether all rows have the same number of tokens."""
+        return min(self._host_lengths) == self.longest
+
+    @property
     def nbytes(self) -> int:
         """Memory of all keys and values, in bytes."""
         return sum(storage.nbytes for storage in (*self.keys, *self.values))
@@ -125,9 +130,13 @@ class KVCache:
         end = self.longest + time
         if self._in_place(time):
             self._pending.pop(layer, None)
+            in_a_row = end <= self.slots and self.even
             slots = positions if end <= self.slots else positions % self.slots
             for storage, new in zip(storages, (keys, values), strict=True):
-                storage.write(slots, new)
+                if in_a_row:
+                    storage.write_in_a_row(self.longest, new)
+                else:
+                    storage.write(slots, new)
             all_keys, all_values = (storage.read(min(end, self.slots), dtype) for storage in storages)
             return all_keys, all_values
         self._pending[layer] = (keys, values)

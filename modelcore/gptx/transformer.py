@@ -172,11 +172,14 @@ class GPT(nn.Module):
         else:
             positions = to_write = cache.positions(time)  # (B, T)
             cos, sin = self._rotation(positions, cache.longest + time)
-        # SDPA's own causal order says it all where these tokens are the whole text and none is out of sight.
-        window = self.config.sliding_window
-        whole = cache is None or cache.longest == 0
-        if whole and self.slopes is None and (window is None or time <= window):
-            return AttentionInputs(cos, sin, None, True, to_write), positions
+        before, window = 0 if cache is None else cache.longest, self.config.sliding_window
+        if self.slopes is None and (window is None or before + time <= window):  # nothing is out of sight
+            # SDPA's own causal order says it all where these tokens are the whole text; one token after rows of one
+            # length sees whatever there is.
+            if before == 0:
+                return AttentionInputs(cos, sin, None, True, to_write), positions
+            if time == 1 and cache is not None and cache.even:
+                return AttentionInputs(cos, sin, None, False, to_write), positions
         mask = self._mask(positions, positions if cache is None else cache.key_positions(time))
         return AttentionInputs(cos, sin, mask, False, to_write), positions
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any, Literal, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from modelcore.checks import check_choice
 from modelcore.gptx import GPT
 from modelcore.gptx.int8 import dequantize_int8, quantize_int8
-from modelcore.quantization.int8_product import int8_linear
+from modelcore.quantization.int8_product import Packed, int8_linear, pack, packed_linear, packs, unpack
 from modelcore.quantization.nf4 import dequantize_nf4, quantize_nf4
 
 Quantization = Literal["none", "int8", "nf4"]
@@ -53,25 +54,60 @@ class QuantizedLinear(nn.Module, ABC):
 class Int8Linear(QuantizedLinear):
     """A linear layer with eight bits a weight: :mod:`modelcore.gptx.int8`.
 
-    Without gradients its product is the fast one of :mod:`modelcore.quantization.int8_product`.
+    Without gradients its product is the fast one of :mod:`modelcore.quantization.int8_product`. Where that wants the
+    weight in another order, the first product puts it in order, and it is held so and not twice.
     """
 
-    values: Tensor
     scale: Tensor
+    _loose: Tensor | None
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__(linear)
         # Some rows at a time: on the way they are as long as fp32, thrice.
         values, scale = zip(*(quantize_int8(rows) for rows in torch.split(_weight(linear), 1024)), strict=True)
-        self.register_buffer("values", torch.cat(values))  # (outputs, inputs) int8
+        self.register_buffer("_loose", torch.cat(values))  # (outputs, inputs) int8, or None while packed
         self.register_buffer("scale", torch.cat(scale))  # (outputs, 1)
+        self._packed: Packed | None = None
+
+    @property
+    def values(self) -> Tensor:
+        """The whole numbers, (outputs, inputs) int8; made anew at each call once a fast product has packed them."""
+        loose = self._loose
+        return unpack(self._packed) if loose is None else loose
 
     def dequantized(self) -> Tensor:
         """The weight that the layer stands for, (outputs, inputs) fp32."""
         return dequantize_int8(self.values, self.scale)
 
     def _inferred(self, x: Tensor) -> Tensor:
-        return int8_linear(x, self.values, self.scale, self.bias)
+        loose = self._loose  # read once: another thread may be packing
+        if loose is not None and not packs(loose):
+            return int8_linear(x, loose, self.scale, self.bias)
+        if loose is not None:
+            self._packed = pack(loose, self.scale)
+            self._loose = None
+        return packed_linear(x, self._packed, self.bias)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Moved as tensors: elsewhere the packed weight means nothing."""
+        self._unpack()
+        return cast(Self, super()._apply(fn, recurse))  # type: ignore[no-untyped-call]
+
+    def _save_to_state_dict(self, *arguments: Any) -> None:
+        self._unpack()
+        super()._save_to_state_dict(*arguments)
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        self._unpack()
+        super()._load_from_state_dict(*arguments)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies."""
+        self._unpack()
+        return self.__dict__
+
+    def _unpack(self) -> None:
+        self._loose, self._packed = self.values, None
 
 
 class NF4Linear(QuantizedLinear):

@@ -102,6 +102,27 @@ def test_rows_of_unequal_length_do_not_disturb_each_other(model, tokens):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize(
+    ("kind", "lengths", "masked"),
+    [
+        ({}, [5, 5, 5], False),
+        ({}, [5, 4, 5], True),
+        ({"sliding_window": 6}, [5, 5, 5], False),
+        ({"sliding_window": 5}, [5, 5, 5], True),
+        ({"positions": "alibi"}, [5, 5, 5], True),
+    ],
+)
+def test_one_more_token_gets_a_mask_only_where_something_is_hidden(monkeypatch, tokens, kind, lengths, masked):
+    model, masks, mask = build(**kind), [], GPT._mask
+    cache = KVCache(model.config, 3)
+    model(tokens[:, :5], cache)
+    cache.advance(lengths)
+    monkeypatch.setattr(GPT, "_mask", lambda *arguments: masks.append(arguments) or mask(*arguments))
+    model(tokens[:, 5:6], cache)
+    assert bool(masks) is masked
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("rewind", [0, 16])
 def test_rows_that_leave_take_nothing_with_them(model, tokens, rewind):
     cache = KVCache(model.config, 3, rewind=rewind)

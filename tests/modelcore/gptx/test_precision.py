@@ -111,7 +111,7 @@ def test_sharp_attention_is_as_exact_as_torchs_own_in_every_dtype(dtype):
     plain = AttentionInputs(None, None, None, True, None)
     attention, x = attention.to(dtype), x.to(dtype)
     found = attention(x, plain, None, 0)
-    q, k, v = (part.view(2, 200, -1, 16).transpose(1, 2) for part in attention.qkv(x).split(attention.sizes, dim=-1))
+    q, k, v = (part.transpose(1, 2) for part in attention.qkv(x).view(2, 200, -1, 16).split(attention.heads, dim=2))
     expected = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
     expected = expected.transpose(1, 2).reshape(2, 200, 64)
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 if dtype == torch.float32 else 0.02)

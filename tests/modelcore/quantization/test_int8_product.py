@@ -1,8 +1,11 @@
 """The product with int8 weights for inference: how near it is to the one with the weight made whole, and when it is."""
 
+import concurrent.futures
+import copy
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
@@ -14,7 +17,9 @@ from modelcore.gptx import GPT, GPTConfig, KVCache
 from modelcore.gptx.int8 import dequantize_int8, quantize_int8
 from modelcore.inference import SamplingConfig, generate
 from modelcore.quantization import Int8Linear, int8_product, quantize_model
-from modelcore.quantization.int8_product import int8_linear, multiplies_int8_exactly
+from modelcore.quantization.int8_product import int8_linear, multiplies_int8_exactly, pack, packed_linear
+
+needs_vnni = pytest.mark.skipif(not multiplies_int8_exactly(), reason="this CPU has no VNNI")
 
 
 @pytest.fixture(params=["digits", "pieces"])
@@ -28,9 +33,15 @@ def way(request, monkeypatch):
     return request.param
 
 
-def relative_error(x, values, scale, bias=None):
+def product(way, x, values, scale, bias=None):
+    if way == "digits":
+        return packed_linear(x, pack(values, scale), bias)
+    return int8_linear(x, values, scale, bias)
+
+
+def relative_error(way, x, values, scale, bias=None):
     exact = F.linear(x.double(), dequantize_int8(values, scale).double(), None if bias is None else bias.double())
-    y = int8_linear(x, values, scale, bias)
+    y = product(way, x, values, scale, bias)
     assert y.dtype == x.dtype
     assert y.shape == exact.shape
     return ((y - exact).norm() / exact.norm()).item()
@@ -43,9 +54,10 @@ def test_it_is_the_product_of_the_weight_made_whole(way, rows):
     values, scale = quantize_int8(torch.randn(200, 96, generator=generator))
     x = torch.randn(rows, 96, generator=generator)
     for bias in (None, torch.randn(200, generator=generator)):
-        assert relative_error(x, values, scale, bias) < (5e-5 if way == "digits" else 1e-6)
+        assert relative_error(way, x, values, scale, bias) < (5e-5 if way == "digits" else 1e-6)
 
 
+@needs_vnni
 @given(
     rows=st.integers(1, 5),
     inputs=st.integers(2, 70),
@@ -60,29 +72,45 @@ def test_each_output_is_off_by_what_the_digits_allow(rows, inputs, outputs, size
     x = size * torch.randn(rows, inputs, generator=generator)
     weight = dequantize_int8(values, scale).double()
     unit = x.abs().amax(dim=1, keepdim=True) / 127
-    y = int8_product._product_of_digits(x, values) * scale.flatten()
+    y = packed_linear(x, pack(values, scale))
     bound = 1.01 * unit / 508 * weight.abs().sum(dim=1) + 1e-6 * x.abs().double() @ weight.abs().t()
     assert ((y - x.double() @ weight.t()).abs() <= bound).all()
 
 
+@needs_vnni
 def test_a_row_does_not_depend_on_the_rows_beside_it():
     generator = torch.Generator().manual_seed(0)
-    values = torch.randint(-127, 128, (700, 512), dtype=torch.int8, generator=generator)
-    x = torch.randn(8, 512, generator=generator) * torch.logspace(-3, 3, 8)[:, None]
-    together = int8_product._product_of_digits(x, values)
-    assert all(torch.equal(together[row], int8_product._product_of_digits(x[row, None], values)[0]) for row in range(8))
+    packed = pack(*quantize_int8(torch.randn(701, 512, generator=generator)))
+    bias = torch.randn(701, generator=generator)
+    x = torch.randn(130, 512, generator=generator) * torch.logspace(-3, 3, 130)[:, None]
+    alone = torch.cat([packed_linear(x[row, None], packed, bias) for row in range(130)])
+    for rows in (2, 3, 8, 130):
+        assert torch.equal(packed_linear(x[:rows], packed, bias), alone[:rows])
+
+
+@needs_vnni
+def test_an_activation_halfway_between_two_digits_gets_a_low_digit_that_fits_the_high_one():
+    """Where a sum with 127 rounds another way than the number itself, the digits must not take different ways."""
+    halves = torch.arange(-126, 127).float() + 0.5
+    x = torch.cat((torch.tensor([127.0]), halves, halves.nextafter(halves + 1), halves.nextafter(halves - 1)))
+    values, scale = torch.full((1, len(x)), 127, dtype=torch.int8), torch.tensor([[1 / 127]])
+    for number in range(len(x)):
+        one = torch.zeros_like(x)
+        one[0], one[number] = 127.0, x[number]
+        y = packed_linear(one[None], pack(values, scale))
+        assert abs(y.item() - one.sum().item()) < 1 / 254
 
 
 @pytest.mark.parametrize("shape", [(7, 1), (1, 7), (1, 1)])
 def test_a_weight_may_be_a_single_row_or_column(way, shape):
-    assert relative_error(torch.randn(2, shape[1]), *quantize_int8(torch.randn(shape))) < 5e-5
+    assert relative_error(way, torch.randn(2, shape[1]), *quantize_int8(torch.randn(shape))) < 5e-5
 
 
 def test_rows_of_zeros_and_weights_of_zeros_give_zeros(way):
     values, scale = quantize_int8(torch.zeros(7, 5))
-    assert torch.equal(int8_linear(torch.randn(3, 5), values, scale), torch.zeros(3, 7))
+    assert torch.equal(product(way, torch.randn(3, 5), values, scale), torch.zeros(3, 7))
     values, scale = quantize_int8(torch.randn(7, 5))
-    assert torch.equal(int8_linear(torch.zeros(3, 5), values, scale), torch.zeros(3, 7))
+    assert torch.equal(product(way, torch.zeros(3, 5), values, scale), torch.zeros(3, 7))
 
 
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
@@ -90,7 +118,7 @@ def test_a_row_with_a_number_that_is_none_gives_none(way, broken):
     values, scale = quantize_int8(torch.ones(7, 5))
     x = torch.ones(2, 5)
     x[0, 3] = broken
-    y = int8_linear(x, values, scale)
+    y = product(way, x, values, scale)
     assert not y[0].isfinite().any()
     assert y[1].isfinite().all()
 
@@ -99,38 +127,81 @@ def test_a_row_with_a_number_that_is_none_gives_none(way, broken):
 def test_activations_of_half_the_width_come_back_as_wide(way, dtype):
     values, scale = quantize_int8(torch.randn(64, 96))
     x, bias = torch.randn(2, 3, 96).to(dtype), torch.randn(64).to(dtype)
-    assert relative_error(x, values, scale, bias) < 4e-3
+    assert relative_error(way, x, values, scale, bias) < 4e-3
 
 
-def test_a_large_weight_and_a_small_one_take_the_way_that_is_faster_for_them(monkeypatch):
-    taken = []
-    monkeypatch.setattr(int8_product, "multiplies_int8_exactly", lambda: True)
-    monkeypatch.setattr(
-        int8_product, "_product_of_digits", lambda x, values: taken.append(values.shape) or F.linear(x, values.float())
-    )
-    for shape in ((512, 512), (512, 511)):
-        int8_linear(torch.ones(1, shape[1]), *quantize_int8(torch.ones(shape)))
-    assert taken == [(512, 512)]
+@needs_vnni
+def test_a_large_weight_is_packed_and_a_small_one_is_not():
+    for outputs, packed in ((512, True), (511, False)):
+        layer = Int8Linear(torch.nn.Linear(512, outputs))
+        assert int8_product.packs(layer.values) is packed
+
+
+@needs_vnni
+def test_a_layer_holds_its_weight_once_packed_or_not():
+    layer = Int8Linear(torch.nn.Linear(600, 500))
+    values = layer.values.clone()
+    assert sum(buffer.nbytes for buffer in layer.buffers()) == 600 * 500 + 4 * 500
+    with torch.inference_mode():
+        layer(torch.ones(1, 600))
+    assert sum(buffer.nbytes for buffer in layer.buffers()) == 4 * 500
+    assert torch.equal(layer.values, values)
+
+
+@needs_vnni
+@pytest.mark.parametrize(
+    "again",
+    [
+        copy.deepcopy,
+        lambda layer: layer.to(torch.float32),
+        lambda layer: layer.load_state_dict(layer.state_dict()) and layer,
+    ],
+    ids=["copied", "moved", "saved and loaded"],
+)
+def test_a_layer_that_has_multiplied_can_be(again):
+    layer, x = Int8Linear(torch.nn.Linear(600, 500)), torch.randn(3, 600)
+    with torch.inference_mode():
+        before = layer(x)
+        after = again(layer)(x)
+    assert torch.equal(before, after)
+
+
+@needs_vnni
+def test_threads_may_ask_for_the_first_product_at_once():
+    for _ in range(20):
+        layer, x = Int8Linear(torch.nn.Linear(600, 500)), torch.randn(1, 600)
+        start = threading.Barrier(4)
+
+        def first(layer=layer, x=x, start=start):
+            start.wait()
+            with torch.inference_mode():
+                return layer(x)
+
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            made = [each.result() for each in [pool.submit(first) for _ in range(4)]]
+        assert all(torch.equal(each, made[0]) for each in made)
 
 
 def test_without_the_instructions_the_weight_is_made_whole_piece_by_piece():
-    """oneDNN told to use none of a newer CPU's, in a process of its own: sums of its products overflow there."""
+    """FBGEMM told to use none of a newer CPU's, in a process of its own: sums of its products overflow there."""
     code = """
 import torch
-from modelcore.gptx.int8 import dequantize_int8, quantize_int8
-from modelcore.quantization.int8_product import int8_linear, multiplies_int8_exactly
+from modelcore.quantization import Int8Linear
+from modelcore.quantization.int8_product import multiplies_int8_exactly
 
-values, scale = quantize_int8(torch.randn(600, 512))
+layer = Int8Linear(torch.nn.Linear(512, 600))
 x = torch.randn(2, 512)
 assert not multiplies_int8_exactly()
-assert torch.allclose(int8_linear(x, values, scale), x @ dequantize_int8(values, scale).t(), atol=1e-3)
+with torch.inference_mode():
+    assert torch.allclose(layer(x), x @ layer.dequantized().t() + layer.bias, atol=1e-5)
 """
-    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"})
+    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"FBGEMM_ENABLE_INSTRUCTIONS": "AVX2"})
 
 
 def test_with_gradients_the_layer_makes_its_weight_whole_as_ever(monkeypatch):
     """Tuning gets the exact products and the exact gradients, and holds no more than it did."""
-    monkeypatch.setattr("modelcore.quantization.linear.int8_linear", None)
+    for name in ("int8_linear", "packed_linear"):
+        monkeypatch.setattr(f"modelcore.quantization.linear.{name}", None)
     layer = Int8Linear(torch.nn.Linear(600, 500))
     x = torch.randn(4, 600, requires_grad=True)
     y = layer(x)
@@ -191,4 +262,4 @@ def test_a_batch_may_be_empty_or_a_single_vector(way, shape):
     values, scale = quantize_int8(torch.randn(200, 96, generator=torch.Generator().manual_seed(0)))
     x = torch.ones(shape)
     expected = F.linear(x, dequantize_int8(values, scale))
-    torch.testing.assert_close(int8_linear(x, values, scale), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(product(way, x, values, scale), expected, rtol=1e-4, atol=1e-4)
