@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from modelcore.checks import check_choice
 from modelcore.gptx import GPT
 from modelcore.gptx.int8 import dequantize_int8, quantize_int8
+from modelcore.quantization.allocator import give_back_what_is_free
 from modelcore.quantization.int8_product import Packed, int8_linear, pack, packed_linear, packs, unpack
 from modelcore.quantization.nf4 import dequantize_nf4, quantize_nf4
 
@@ -85,7 +86,8 @@ class Int8Linear(QuantizedLinear):
             return int8_linear(x, loose, self.scale, self.bias)
         if loose is not None:
             self._packed = pack(loose, self.scale)
-            self._loose = None
+            self._loose = loose = None
+            give_back_what_is_free()
         return packed_linear(x, self._packed, self.bias)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
