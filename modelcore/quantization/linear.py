@@ -78,17 +78,21 @@ class Int8Linear(QuantizedLinear):
 
     def dequantized(self) -> Tensor:
         """The weight that the layer stands for, (outputs, inputs) fp32."""
+        if self._packed is not None:  # it is tuned, and will be asked for this twice a step
+            self._unpack()
         return dequantize_int8(self.values, self.scale)
 
     def _inferred(self, x: Tensor) -> Tensor:
-        loose = self._loose  # read once: another thread may be packing
-        if loose is not None and not packs(loose):
-            return int8_linear(x, loose, self.scale, self.bias)
-        if loose is not None:
-            self._packed = pack(loose, self.scale)
-            self._loose = loose = None
+        packed = self._packed  # read once: another thread may be packing
+        if packed is None:
+            values = self.values
+            if not packs(values):
+                return int8_linear(x, values, self.scale, self.bias)
+            packed = self._packed = pack(values, self.scale)
+            self._loose = None
+            del values
             give_back_what_is_free()
-        return packed_linear(x, self._packed, self.bias)
+        return packed_linear(x, packed, self.bias)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Moved as tensors: elsewhere the packed weight means nothing."""

@@ -146,6 +146,9 @@ def test_a_layer_holds_its_weight_once_packed_or_not():
         layer(torch.ones(1, 600))
     assert sum(buffer.nbytes for buffer in layer.buffers()) == 4 * 500
     assert torch.equal(layer.values, values)
+    layer(torch.ones(1, 600, requires_grad=True)).sum().backward()  # tuning goes on after a measurement
+    assert sum(buffer.nbytes for buffer in layer.buffers()) == 600 * 500 + 4 * 500
+    assert torch.equal(layer.values, values)
 
 
 @needs_vnni
