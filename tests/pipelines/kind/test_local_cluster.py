@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -112,19 +113,32 @@ def test_a_second_time_takes_the_cluster_up_and_leaves_its_secrets_as_they_are(m
     assert run["runtime_config"]["parameters"]["heldout"] == "s3://mlpipeline/inputs/second/heldout"
 
 
-def test_a_run_of_that_name_that_is_under_way_is_waited_for_and_not_made_again(machine, start, monkeypatch):
-    def interrupted(*arguments):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(submission, "wait", interrupted)
-        status, _, err = start("up", "--name", "long", "steps=5000")
-    assert status == 130
-    assert "the run goes on in the cluster; go on with: make local-pipeline NAME=long ARGS=steps=5000\n" in err
+def test_a_run_of_that_name_that_is_under_way_is_waited_for_and_not_made_again(machine, start):
+    machine.install_kfp()
+    made = machine.kfp.keep(machine.kfp.experiments, "experiment_id", {"display_name": "aic-ai-poc-gpt"})
+    body = {"experiment_id": made["experiment_id"], "display_name": "long"}
+    ended = machine.kfp.keep(machine.kfp.runs, "run_id", body | {"state": "FAILED"})
+    running = machine.kfp.keep(machine.kfp.runs, "run_id", body | {"state": "RUNNING"})
+    machine.deliver(running["run_id"])
     status, _, err = start("up", "--name", "long", "steps=5000")
     assert status == 0, err
-    assert len(machine.kfp.runs) == 1
-    assert "is under way; waiting for it" in err
+    assert f"run long is under way; waiting for it ({running['run_id']})\n" in err
+    assert machine.kfp.runs.keys() == {ended["run_id"], running["run_id"]}
+    assert not machine.store.list_objects_v2(Bucket="mlpipeline", Prefix="inputs/long/").get("Contents")
+
+
+@pytest.mark.parametrize(
+    ("submitted", "kept"), [(True, "the run goes on in the cluster"), (False, "the cluster stays as it is")]
+)
+def test_what_goes_on_after_ctrl_c_is_said_with_the_whole_command_to_take_it_up(submitted, kept):
+    progress = program.Progress("long", ["steps=5000", "corpus=my texts"])
+    progress.submitted = submitted
+    first, _ = progress.onward().splitlines()
+    told, _, command = first.partition("; go on with: ")
+    assert told == kept
+    make, target, name, words = shlex.split(command)
+    assert (make, target, name) == ("make", "local-pipeline", "NAME=long")
+    assert shlex.split(words.removeprefix("ARGS=")) == progress.parameters
 
 
 @pytest.mark.usefixtures("kfp_command_left_out")
