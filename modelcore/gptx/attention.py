@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import math
 from dataclasses import dataclass
 from typing import cast
 
@@ -15,9 +13,7 @@ from modelcore.gptx.config import GPTConfig
 from modelcore.gptx.kv_cache import KVCache
 from modelcore.gptx.linear import Linear
 from modelcore.gptx.positions import apply_rope
-
-SHORT = 256
-"""Tokens up to which plain matrix products are faster on a CPU than a fused kernel."""
+from modelcore.gptx.short_attention import SHORT, short_causal_attention
 
 
 @dataclass(frozen=True)
@@ -54,50 +50,21 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, inputs: AttentionInputs, cache: KVCache | None, layer: int) -> Tensor:
         """Maps (batch, time, d_model) to the same shape, reading and extending ``cache`` if there is one."""
         batch, time, _ = x.shape
-        qkv = self.qkv(x).view(batch, time, -1, self.head_dim)  # (B, T, heads of all three, D)
+        qkv = self.qkv(x)
+        dropout = self.dropout if self.training else 0.0
+        # SDPA takes scores of narrower numbers in fp32; a compiler makes few passes by itself.
+        plain = x.device.type == "cpu" and qkv.dtype == torch.float32 and not torch.compiler.is_compiling()
+        if plain and time <= SHORT and inputs.causal and cache is None and not dropout:
+            y = short_causal_attention(qkv, self.heads, self.head_dim, inputs.cos, inputs.sin)
+            return cast(Tensor, self.out(y))
+        qkv = qkv.view(batch, time, -1, self.head_dim)  # (B, T, heads of all three, D)
         q, k, v = (part.transpose(1, 2) for part in qkv.split(self.heads, dim=2))  # (B, heads, T, D)
         if inputs.cos is not None and inputs.sin is not None:
             q = apply_rope(q, inputs.cos, inputs.sin)
             k = apply_rope(k, inputs.cos, inputs.sin)
         if cache is not None and inputs.positions is not None:
             k, v = cache.write(layer, k, v, inputs.positions)  # (B, kv heads, S, D)
-        dropout = self.dropout if self.training else 0.0
-        plain = q.device.type == "cpu" and q.dtype == torch.float32  # SDPA takes scores of narrower numbers in fp32
-        if plain and time <= SHORT and inputs.causal and cache is None and not dropout:
-            y = _short_causal_attention(q, k, v)
-        else:
-            y = F.scaled_dot_product_attention(
-                q,
-                k,
-                v,
-                attn_mask=inputs.mask,
-                dropout_p=dropout,
-                is_causal=inputs.causal,
-                enable_gqa=self.grouped,
-            )  # (B, heads, T, D)
+        y = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=inputs.mask, dropout_p=dropout, is_causal=inputs.causal, enable_gqa=self.grouped
+        )  # (B, heads, T, D)
         return cast(Tensor, self.out(y.transpose(1, 2).reshape(batch, time, -1)))
-
-
-def _short_causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """What SDPA gives with ``is_causal``, by two products for each key head, its queries' heads stacked.
-
-    SDPA's own plain products copy keys and values for every query head, and look for rows without a visible key.
-
-    Args:
-        q: (batch, heads, time, head_dim) fp32.
-        k: (batch, kv heads, time, head_dim).
-        v: Like ``k``.
-    """
-    batch, heads, time, size = q.shape
-    n, group = batch * k.shape[1], heads // k.shape[1]
-    hidden = _what_is_hidden(time, group, q.dtype)  # (group T, T)
-    q, k, v = q.reshape(n, group * time, size), k.reshape(n, time, size), v.reshape(n, time, size)
-    scores = torch.baddbmm(hidden, q, k.transpose(1, 2), alpha=1 / math.sqrt(size))  # (n, group T, T)
-    return torch.bmm(scores.softmax(dim=-1), v).view(batch, heads, time, size)
-
-
-@functools.lru_cache(maxsize=8)
-def _what_is_hidden(time: int, group: int, dtype: torch.dtype) -> Tensor:
-    """(group · time, time): -inf where the key comes after the query, 0 elsewhere."""
-    with torch.inference_mode(False):  # it serves training too, whoever asks first
-        return torch.full((time, time), float("-inf"), dtype=dtype).triu_(1).repeat(group, 1)

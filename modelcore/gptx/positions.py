@@ -62,21 +62,21 @@ class _RotationOnCPU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        return _rotated(x, cos, sin, 1)
+        return rotate(x, cos, sin, out=x.new_empty(x.shape))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         cos, sin = ctx.saved_tensors
-        return _rotated(grad, cos, sin, -1), None, None
+        return rotate(grad, cos, -sin, out=grad.new_empty(grad.shape)), None, None
 
 
-def _rotated(x: Tensor, cos: Tensor, sin: Tensor, direction: int) -> Tensor:
-    result = x.new_empty(x.shape)
-    (first, second), (to_first, to_second) = x.chunk(2, dim=-1), result.chunk(2, dim=-1)
-    torch.mul(first, cos, out=to_first).addcmul_(second, sin, value=-direction)
-    torch.mul(second, cos, out=to_second).addcmul_(first, sin, value=direction)
-    return result
+def rotate(x: Tensor, cos: Tensor, sin: Tensor, *, out: Tensor) -> Tensor:
+    """Writes the rotation of ``x`` by cosines and sines of its dtype to ``out``, without a gradient; gives ``out``."""
+    (first, second), (to_first, to_second) = x.chunk(2, dim=-1), out.chunk(2, dim=-1)
+    torch.mul(first, cos, out=to_first).addcmul_(second, sin, value=-1)
+    torch.mul(second, cos, out=to_second).addcmul_(first, sin)
+    return out
 
 
 def positions_in_documents(documents: Tensor) -> Tensor:

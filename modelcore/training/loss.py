@@ -134,11 +134,14 @@ def _loss_and_gradient(logits: Tensor, targets: Tensor, vocab_size: int, with_gr
     counts = (targets != IGNORED)[:, None]  # (n, 1)
     targets = targets[:, None].where(counts, 0)
     logits[:, vocab_size:] = float("-inf")
-    log_p = F.log_softmax(logits.float(), dim=-1)
-    loss = -log_p.gather(1, targets).mul_(counts).sum()
+    scores = logits.float()  # the logits themselves where they are fp32
+    behind = scores.amax(dim=-1, keepdim=True) - scores.gather(1, targets)  # (n, 1)
+    p = torch._softmax(scores, -1, False, out=scores)
+    # -log p of the target by way of the likeliest token, whose probability never is so small that it vanishes.
+    loss = (behind - p.amax(dim=-1, keepdim=True).log_()).mul_(counts).sum()
     if not with_gradient:
         return loss, logits
-    grad = log_p.exp_().scatter_add_(1, targets, log_p.new_tensor(-1.0).expand_as(targets))
+    grad = p.scatter_add_(1, targets, p.new_tensor(-1.0).expand_as(targets))
     return loss, grad.index_fill_(0, (~counts).nonzero()[:, 0], 0.0).to(logits.dtype)
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from modelcore.gptx.attention import SHORT
+from modelcore.gptx.short_attention import SHORT
 
 Precision = Literal["auto", "fp32", "bf16"]
 

@@ -8,9 +8,10 @@ import torch.nn.functional as F
 
 from modelcore.errors import InputError
 from modelcore.gptx import GPT, GPTConfig
-from modelcore.gptx.attention import _short_causal_attention
 from modelcore.gptx.feedforward import FeedForward
 from modelcore.gptx.norms import build_norm
+from modelcore.gptx.positions import apply_rope
+from modelcore.gptx.short_attention import short_causal_attention
 
 KINDS = {
     "gpt2": {
@@ -104,12 +105,15 @@ def test_attention_equals_the_textbook(model):
     torch.testing.assert_close(attention(x, inputs, None, 0)[0], expected, rtol=0, atol=1e-5)
 
 
-def test_swiglu_gates_the_upper_rows_by_the_lower(model):
+def test_swiglu_gates_the_upper_rows_by_the_lower_gradients_too():
     layer = FeedForward(GPTConfig(5, 4, 1, 8, 2, 2, 12))
-    x = torch.randn(3, 8)
+    x = torch.randn(3, 8, requires_grad=True)
     gate, up = layer.up.weight[:12], layer.up.weight[12:]
     expected = (F.silu(x @ gate.T) * (x @ up.T)) @ layer.down.weight.T
     torch.testing.assert_close(layer(x), expected)
+    grad = torch.randn(3, 8)
+    found, exact = (torch.autograd.grad(y, [x, *layer.parameters()], grad) for y in (layer(x), expected))
+    torch.testing.assert_close(found, exact)
 
 
 @pytest.mark.parametrize(("norm", "bias"), [("layernorm", True), ("layernorm", False), ("rmsnorm", False)])
@@ -139,18 +143,28 @@ def test_rms_norms_gradient_is_its_formulas(frozen):
 
 @pytest.mark.parametrize("time", [1, 7, 130])
 @pytest.mark.parametrize("kv_heads", [1, 2, 6])
-def test_short_causal_attention_is_what_sdpa_gives_gradients_too(time, kv_heads):
-    inputs = [torch.randn(2, time, heads, 8).transpose(1, 2) for heads in (6, kv_heads, kv_heads)]
-    grad = torch.randn(2, 6, time, 8)
+@pytest.mark.parametrize("rope", ["no rope", "rope", "rope at rows' own positions"])
+def test_short_causal_attention_is_what_rope_and_sdpa_give_gradients_too(time, kv_heads, rope):
+    heads = [6, kv_heads, kv_heads]
+    qkv, grad = torch.randn(2, time, sum(heads) * 8), torch.randn(2, time, 6 * 8)
+    cos = sin = None
+    if rope != "no rope":
+        angles = torch.rand((time, 4) if rope == "rope" else (2, 1, time, 4)) * 6
+        cos, sin = angles.cos(), angles.sin()
+
+    def plain(x: torch.Tensor) -> torch.Tensor:
+        q, k, v = (part.transpose(1, 2) for part in x.unflatten(-1, (-1, 8)).split(heads, dim=2))
+        if cos is not None:
+            q, k = apply_rope(q, cos, sin), apply_rope(k, cos, sin)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        return y.transpose(1, 2).flatten(2)
+
     found = []
-    for attend in (
-        _short_causal_attention,
-        lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True),
-    ):
-        leaves = [part.clone().requires_grad_() for part in inputs]
-        y = attend(*leaves)
+    for attend in (lambda x: short_causal_attention(x, heads, 8, cos, sin), plain):
+        leaf = qkv.clone().requires_grad_()
+        y = attend(leaf)
         y.backward(grad)
-        found.append([y.detach(), *(leaf.grad for leaf in leaves)])
+        found.append([y.detach(), leaf.grad])
     torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=2e-6)
 
 

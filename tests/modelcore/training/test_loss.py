@@ -57,6 +57,12 @@ def test_targets_that_do_not_count_have_no_gradient(hidden, head, targets):
     assert (gradient[targets != IGNORED] != 0).any(dim=-1).all()
 
 
+def test_a_target_whose_probability_vanishes_has_a_finite_loss():
+    head, hidden = nn.Linear(1, 2, bias=False), torch.ones(1, 1, 1)
+    head.weight = nn.Parameter(torch.tensor([[0.0], [300.0]]))  # the first token's probability is e^-300
+    assert summed_loss(hidden, head, torch.tensor([[0]])).item() == pytest.approx(300.0)
+
+
 def test_targets_are_counted(targets):
     assert count_targets(targets) == 6
 
