@@ -4,8 +4,7 @@ A step's loss is this sum over all of its pieces (micro-batches, ranks) divided 
 count in all of them together, so how a batch is cut into pieces does not change its gradient.
 
 Logits are never held for a whole batch: the head runs on chunks of tokens, and each chunk's gradient is taken at once,
-while its logits are at hand. Peak memory is one chunk's, and nothing is computed twice, except where the head is an
-adapted one.
+while its logits are at hand. Peak memory is one chunk's, and nothing is computed twice.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from modelcore.data.loader import IGNORED
 from modelcore.gptx.linear import Linear
@@ -57,14 +55,10 @@ def summed_loss(hidden: Tensor, head: nn.Module, targets: Tensor) -> Tensor:
 
 
 def _loss_of_any_head(hidden: Tensor, head: nn.Module, targets: Tensor) -> Tensor:
-    """The same loss through whatever the head does; a chunk's logits are made a second time in the backward pass."""
-
-    def loss(h: Tensor, target: Tensor) -> Tensor:
-        return F.cross_entropy(head(h).float(), target, ignore_index=IGNORED, reduction="sum")
-
-    size = _chunk_size(hidden.device, cast(int, head.out_features), hidden.shape[0])
-    pieces = zip(torch.split(hidden, size), torch.split(targets, size), strict=True)
-    return torch.stack([checkpoint(loss, h, target, use_reentrant=False) for h, target in pieces]).sum()
+    """The same loss through whatever the head does."""
+    trained = [parameter for parameter in head.parameters() if parameter.requires_grad]
+    with_gradient = torch.is_grad_enabled()
+    return cast(Tensor, _AnyHeadAndLoss.apply(hidden, head, targets, with_gradient, *trained))  # type: ignore[no-untyped-call]
 
 
 def _chunk_size(device: torch.device, vocab_size: int, tokens: int) -> int:
@@ -113,6 +107,38 @@ class _HeadAndLoss(torch.autograd.Function):
             None,
             None,
         )
+
+
+class _AnyHeadAndLoss(torch.autograd.Function):
+    """The same for a head of any kind, by the gradients that its own operations have."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, head: nn.Module, targets: Tensor, with_gradient: bool, *trained: nn.Parameter
+    ) -> Tensor:
+        grad_hidden = torch.empty_like(hidden) if with_gradient else None
+        grads = [torch.zeros_like(parameter) for parameter in trained] if with_gradient else []
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        chunk = _chunk_size(hidden.device, cast(int, head.out_features), hidden.shape[0])
+        for start in range(0, hidden.shape[0], chunk):
+            h = hidden[start : start + chunk].detach().requires_grad_(with_gradient)  # (n, d_model)
+            with torch.set_grad_enabled(with_gradient):
+                logits = head(h).float()  # (n, vocab_size)
+                loss = F.cross_entropy(logits, targets[start : start + chunk], ignore_index=IGNORED, reduction="sum")
+            total += loss.detach()
+            if grad_hidden is not None:
+                found = torch.autograd.grad(loss, [h, *trained], materialize_grads=True)
+                grad_hidden[start : start + chunk] = found[0]
+                for grad, more in zip(grads, found[1:], strict=True):
+                    grad += more
+        ctx.save_for_backward(grad_hidden, *grads)
+        return total
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, *trained = (grad * grad_output.to(grad.dtype) for grad in ctx.saved_tensors)
+        return hidden, None, None, None, *trained
 
 
 def _loss_and_gradient(logits: Tensor, targets: Tensor, vocab_size: int, with_gradient: bool) -> tuple[Tensor, Tensor]:

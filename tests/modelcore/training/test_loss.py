@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from contextlib import nullcontext
 
 import pytest
@@ -110,6 +112,24 @@ def test_a_head_of_another_kind_is_run_chunk_by_chunk_too(hidden, targets, token
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
     for ours, theirs in zip(gradients, expected_gradients, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_the_loss_of_a_head_of_another_kind_needs_no_compiler():
+    """Importing torch's takes more than a second, and 120 MiB."""
+    code = (
+        "import sys, torch\nfrom modelcore.training.loss import summed_loss\n"
+        "head = torch.nn.Linear(8, 11)\nhidden = torch.randn(2, 5, 8, requires_grad=True)\n"
+        "summed_loss(hidden, head, torch.zeros(2, 5, dtype=torch.long)).backward()\n"
+        "assert head.bias.grad is not None\nprint('torch._dynamo' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_a_frozen_head_of_another_kind_still_passes_the_gradient_on(hidden, targets):
+    adapted = AdaptedHead().eval().requires_grad_(False)
+    expected = torch.autograd.grad(reference(hidden, adapted.layers, targets), hidden)
+    torch.testing.assert_close(torch.autograd.grad(summed_loss(hidden, adapted, targets), hidden), expected)
 
 
 def test_what_a_head_drops_is_dropped_in_the_backward_pass_too(hidden, targets, monkeypatch):
