@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,23 +56,33 @@ def read_options(arguments: argparse.Namespace) -> Options:
     """What was given on the command line.
 
     Raises:
-        InputError: If a peer's folder does not hold what is needed, or a setting is not of the form NAME=VALUE.
+        InputError: If a peer's folder does not hold what is needed, or a setting is unknown or not of the form
+            NAME=VALUE.
     """
     return Options(arguments.small, find_peers(arguments.peer), _settings(arguments.set), arguments.folder)
 
 
-def _settings(given: Iterable[str]) -> dict[str, Any]:
+def _settings(given: Sequence[str]) -> dict[str, Any]:
     """The values that ``name=value`` texts name: as JSON has them, or else the text."""
     settings: dict[str, Any] = {}
+    known = _names_of_settings() if given else []
     for text in given:
         name, equals, value = text.partition("=")
         if not equals:
             raise InputError(f"setting {text!r} has no value; give NAME=VALUE, such as micro_batch_size=2")
+        if name not in known:
+            raise InputError(f"setting {name!r} is not known; there are: {', '.join(known)}")
         try:
             settings[name] = json.loads(value)
         except ValueError:
             settings[name] = value
     return settings
+
+
+def _names_of_settings() -> list[str]:
+    from modelcore.training import TrainingSettings  # with torch, which takes a second
+
+    return sorted(field.name for field in dataclasses.fields(TrainingSettings))
 
 
 def main(

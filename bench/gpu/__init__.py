@@ -6,12 +6,12 @@ BENCHMARKS: tuple[str, ...] = (
     "gpt2_small_training",
     "tinyllama_training",
     "lora_tuning",
-    "decoding",
+    "bf16_decoding",
     "int8_decoding",
     "batched_decoding",
     "gpt2_loss_curves",
-    "loader",
-    "checkpoints",
+    "training_from_disk",
+    "device_checkpoints",
 )
 """The modules that run by default, in the order they run."""
 
@@ -24,7 +24,7 @@ TRAINING: tuple[str, ...] = (
     "tinyllama_training",
     "lora_tuning",
     "gpt2_loss_curves",
-    "loader",
-    "checkpoints",
+    "training_from_disk",
+    "device_checkpoints",
 )
 """Those of them that take the training settings that ``--set`` gives."""

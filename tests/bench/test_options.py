@@ -38,6 +38,11 @@ def test_a_setting_without_a_value_is_refused():
         read(["--set", "compile"])
 
 
+def test_an_unknown_setting_is_refused_with_the_names_that_there_are():
+    with pytest.raises(InputError, match=r"^setting 'nonsense' is not known; there are: .*batch_size, betas, .*steps"):
+        read(["--set", "nonsense=1"])
+
+
 def test_what_is_more_than_rows_goes_beside_them(tmp_path, monkeypatch):
     (tmp_path / "made_options").mkdir()
     (tmp_path / "made_options" / "__init__.py").write_text("BENCHMARKS = ('one',)\nPEERS = TRAINING = ()\n")

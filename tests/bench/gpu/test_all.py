@@ -27,7 +27,7 @@ def test_every_benchmark_is_a_module_and_every_folder_is_asked_for():
 @pytest.mark.slow
 def test_benchmarks_give_rows_in_processes_of_their_own(tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    out, names = tmp_path / "rows.jsonl", ["gpt2_training", "int8_decoding", "gpt2_loss_curves", "loader"]
+    out, names = tmp_path / "rows.jsonl", ["gpt2_training", "int8_decoding", "gpt2_loss_curves", "training_from_disk"]
     assert run("bench.gpu", names, Options(small=True), Machine("gpu-test", {}), out) == 0
     assert {row.benchmark for row in read_rows(out)} == set(names)
     assert (tmp_path / "gpt2_loss_curves.curves.json").exists()

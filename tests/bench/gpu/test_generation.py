@@ -69,7 +69,7 @@ def peers(tmp_path, own_modules):
     return {"gptfast": tmp_path}
 
 
-@pytest.mark.parametrize("name", ["decoding", "int8_decoding", "batched_decoding"])
+@pytest.mark.parametrize("name", ["bf16_decoding", "int8_decoding", "batched_decoding"])
 def test_every_contender_gives_figures(peers, name):
     contest = importlib.import_module(f"bench.gpu.{name}").CONTEST
     assert contest.module == f"bench.gpu.{name}"

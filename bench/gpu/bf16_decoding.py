@@ -21,7 +21,7 @@ def _ours(options: Options) -> dict[str, float]:
 
 
 CONTEST = Contest(
-    "bench.gpu.decoding",
+    "bench.gpu.bf16_decoding",
     "TinyLlama 1.1B, bf16, batch 1",
     _ours,
     {

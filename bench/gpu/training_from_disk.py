@@ -64,7 +64,7 @@ def rows(options: Options) -> Iterator[Row]:
             report=lambda step, metrics: rates.append(metrics["tokens_per_second"]),
         )
         from_disk, in_memory = (statistics.median(rates[first::2]) for first in (1, 2))
-        name = "loader GPT-2 124M, B=32, T=1024"
+        name = "training_from_disk GPT-2 124M, B=32, T=1024"
         yield Row(name, "training with tokens from disk", from_disk, "tok/s", "tokens in memory", in_memory)
         unread = iter(range(asked.steps, asked.steps + turns * steps))
         read = timed(lambda: disk.batch(next(unread)))

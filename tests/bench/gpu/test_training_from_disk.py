@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from bench.gpu import checkpoints, loader
-from bench.gpu.loader import InTurn
+from bench.gpu import device_checkpoints, training_from_disk
+from bench.gpu.training_from_disk import InTurn
 from bench.gpu.work import GPT2
 
 
@@ -22,13 +22,13 @@ def test_the_two_sources_take_turns():
 
 
 def test_rows_set_disk_beside_memory(options):
-    both, reading = loader.rows(options)
-    assert (both.benchmark, both.peer, both.unit) == ("loader", "tokens in memory", "tok/s")
+    both, reading = training_from_disk.rows(options)
+    assert (both.benchmark, both.peer, both.unit) == ("training_from_disk", "tokens in memory", "tok/s")
     assert (reading.metric, reading.unit) == ("reading a batch", "ms")
 
 
 def test_the_file_holds_random_tokens_of_the_vocabulary(options, tmp_path):
-    split = loader._write(tmp_path, GPT2.at(options), 1000)
+    split = training_from_disk._write(tmp_path, GPT2.at(options), 1000)
     tokens = split.window(0, split.n_tokens)
     assert len(tokens) == 4000
     assert len(np.unique(tokens)) > 450
@@ -36,7 +36,7 @@ def test_the_file_holds_random_tokens_of_the_vocabulary(options, tmp_path):
 
 
 def test_rows_set_our_checkpoints_beside_torchs(options):
-    rows = list(checkpoints.rows(options))
+    rows = list(device_checkpoints.rows(options))
     assert [(row.metric, row.unit, row.peer) for row in rows] == [
         ("save", "GB/s", "torch.save"),
         ("load", "GB/s", "torch.load"),
