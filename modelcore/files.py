@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +42,16 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def file_digests(paths: Sequence[Path]) -> list[str]:
+    """What :func:`file_digest` gives of each, made at the same time on as many cores as there are.
+
+    Raises:
+        OSError: If one cannot be read.
+    """
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # hashlib holds no lock while it adds up
+        return list(pool.map(file_digest, paths))
+
+
 def content_digest(path: Path) -> str:
     """SHA-256 over a file's bytes, or over a folder's files and their relative names, in hexadecimal."""
     path = Path(path)
@@ -47,6 +60,6 @@ def content_digest(path: Path) -> str:
         files = [("", path)]
     else:
         files = sorted((file.relative_to(path).as_posix(), file) for file in path.rglob("*") if file.is_file())
-    for name, file in files:
-        digest.update(f"{name}\0{file_digest(file)}\0".encode(errors="surrogateescape"))  # any bytes may be a name
+    for (name, _), each in zip(files, file_digests([file for _, file in files]), strict=True):
+        digest.update(f"{name}\0{each}\0".encode(errors="surrogateescape"))  # any bytes may be a name
     return digest.hexdigest()

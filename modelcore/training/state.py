@@ -27,6 +27,7 @@ import random
 import re
 import shutil
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,9 +37,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from modelcore import storage
-from modelcore.atomic import atomic_directory, remove_leftovers, write_json
+from modelcore.atomic import atomic_directory, remove_leftovers, sync, write_json
 from modelcore.errors import InputError
-from modelcore.files import file_digest
+from modelcore.files import file_digest, file_digests
 from modelcore.gptx import GPT
 from modelcore.gptx.vocab_padding import with_padding, without_padding
 from modelcore.training.parallel import Ranks
@@ -91,14 +92,27 @@ def save_checkpoint(
         InputError: If the disk is full; earlier checkpoints are then still there.
     """
     path = folder / f"step-{step:08d}"
-    with atomic_directory(path) as fresh:
+    # Each file is summed and flushed to the disk while the next one is written.
+    with atomic_directory(path) as fresh, ThreadPoolExecutor() as pool:
+        sums: dict[str, Future[str]] = {}
+        flushed: list[Future[None]] = []
+
+        def written(file: Path) -> None:
+            sums[file.name] = pool.submit(file_digest, file)
+            flushed.append(pool.submit(sync, file))
+
         for name, part in _with_weights(model, parts).items():
             if tensors := part.state_tensors():
                 save_file(_on_cpu(without_padding(model, tensors)), fresh / f"{name}.safetensors")
+                written(fresh / f"{name}.safetensors")
         state = {"version": VERSION, "step": step, "identity": identity, "progress": progress, "random": random}
         write_json(fresh / "state.json", state)
-        files = sorted(fresh.iterdir())
-        manifest = {file.name: {"size": file.stat().st_size, "sha256": file_digest(file)} for file in files}
+        written(fresh / "state.json")
+        manifest = {
+            name: {"size": (fresh / name).stat().st_size, "sha256": sums[name].result()} for name in sorted(sums)
+        }
+        for each in flushed:
+            each.result()
         write_json(fresh / "manifest.json", manifest)
     logger.info("checkpoint=%s", path)
     # Ones with a higher number were passed over as damaged; this run will replace them when it gets there.
@@ -212,7 +226,9 @@ def find_fault(path: Path) -> str | None:
                 return f"{name} is missing"
             if (size := (path / name).stat().st_size) != manifest[name]["size"]:
                 return f"{name} has {size} bytes and should have {manifest[name]['size']}"
-            if file_digest(path / name) != manifest[name]["sha256"]:
+        names = sorted(manifest)
+        for name, found in zip(names, file_digests([path / name for name in names]), strict=True):
+            if found != manifest[name]["sha256"]:
                 return f"{name} does not have the SHA-256 sum in manifest.json"
     except FileNotFoundError:
         return NO_MANIFEST
