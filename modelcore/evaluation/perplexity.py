@@ -102,6 +102,7 @@ def evaluate_split(
     context_length: int | None = None,
     stride: int | None = None,
     batch_size: int | None = None,
+    name: str = "evaluate",
 ) -> TextScore:
     """Scores every token of a split once; how is said at the head of this file.
 
@@ -112,13 +113,14 @@ def evaluate_split(
         stride: Tokens a window moves by; half of ``context_length`` by default.
         batch_size: Windows computed at once; by default as many as make BATCH_TOKENS tokens, on a CPU
             BATCH_TOKENS_ON_CPU. It changes speed and memory, not the result.
+        name: What progress is shown as.
 
     Raises:
         InputError: If the split has another vocabulary, or the window does not fit the model.
     """
     nats, correct = 0.0, 0
     counts = np.zeros((3, N_BINS))
-    with Progress("evaluate", split.n_tokens, "token") as progress:
+    with Progress(name, split.n_tokens, "token") as progress:
         for scores in score_tokens(model, split, context_length=context_length, stride=stride, batch_size=batch_size):
             nats += scores.losses.double().sum().item()
             correct += int(scores.hits.sum())

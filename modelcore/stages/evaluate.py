@@ -118,7 +118,7 @@ def _prompts(instructions: str, heldout: Path, pretrained: TextGenerator) -> lis
 
 def _measure(stage: Stage, prefix: str, model: TextGenerator, split: TokenSplit) -> None:
     """How well a model predicts the split; ``prefix`` tells whose figures these are."""
-    score = evaluate_split(model.model, split)
+    score = evaluate_split(model.model, split, name=f"evaluate {'pretrained' if prefix else 'tuned'}")
     stage.results[f"{prefix}bits_per_byte"] = score.bits_per_byte
     stage.results[f"{prefix}perplexity"] = score.perplexity
     stage.results[f"{prefix}token_accuracy"] = score.token_accuracy

@@ -72,6 +72,16 @@ def test_an_unknown_command_exits_with_2():
     assert child.returncode == 2
 
 
+def test_help_tells_defaults_but_not_that_there_is_none(capsys):
+    texts = []
+    for command in COMMANDS:
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        texts.append(" ".join(capsys.readouterr().out.split()))
+    assert not [text for text in texts if "default: None" in text]
+    assert "(default: " in "".join(texts)
+
+
 def test_help_needs_no_heavy_library():
     code = "import sys; from modelcore.cli import build_parser; build_parser(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -72,6 +72,15 @@ def test_what_is_measured_is_the_export_and_the_checkpoint_beside_it(inputs, don
     assert results["heldout_bytes"] == len("".join(HELDOUT).encode())
 
 
+def test_progress_says_which_model_is_measured(inputs, tmp_path, capsys):
+    evaluate(**inputs, out=tmp_path / "out", task_items=0)
+    lines = [line for line in capsys.readouterr().err.splitlines() if " token=" in line]
+    assert [line.partition(" token=")[0].partition(" INFO ")[2] for line in lines] == [
+        "evaluate pretrained",
+        "evaluate tuned",
+    ]
+
+
 def test_compressors_stand_beside_the_models(done):
     results, series = done[0].results, done[0].series["bits_per_byte"]
     for name, bits in compressed_bits_per_byte(HELDOUT).items():
