@@ -101,6 +101,7 @@ compile: $(VENV)/installed ## Compile the pipeline to pipelines/compiled/ and re
 .PHONY: submit
 submit: $(VENV)/installed ## Submit the compiled pipeline to a cluster: make submit ENDPOINT=http://... EXPERIMENT=...
 	@test -n "$$ENDPOINT" || { echo "error: ENDPOINT is not set; give the address of KFP's API: make submit ENDPOINT=http://localhost:8888" >&2; exit 1; }
+	@$(BIN)/python -m pipelines.endpoint "$$ENDPOINT"
 	@$(BIN)/kfp --endpoint "$$ENDPOINT" run create -e "$${EXPERIMENT:-aic-ai-poc-gpt}" -r "$${NAME:-gpt}" \
 		-f pipelines/compiled/gpt-pipeline.yaml $(words)
 
