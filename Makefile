@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 # Variables are taken from make's command line alone: a shell has a NAME, a PORT or a SEED of its own now and then (WSL sets
 # NAME), and a run must not depend on that. Only PYTHON and VENV may also come from the environment.
 VARIABLES := NAME RUNS CORPUS HELDOUT INSTRUCTIONS VOCAB_SIZE PRESET STEPS SEED LORA_RANK LORA_STEPS TASK_ITEMS MODEL_NAME \
-	ARGS ENDPOINT EXPERIMENT PORT NANOGPT LITGPT GPTFAST LLAMACPP
+	ARGS ENGINE BASE_IMAGE DEVICE ENDPOINT EXPERIMENT PORT NANOGPT LITGPT GPTFAST LLAMACPP
 GIVEN := $(foreach name,$(VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
 given = $(filter $(1),$(GIVEN))
 # Their values reach the shell through the environment, never as part of its text: quotes, spaces, `$` and `;` in them mean
@@ -92,6 +92,14 @@ bench: $(VENV)/installed ## Measure speed beside the peers on this CPU, in some 
 .PHONY: bench-gpu
 bench-gpu: $(VENV)/installed ## The same on one GPU
 	@$(BIN)/python -m bench gpu $(PEER_OPTIONS) $(words)
+
+.PHONY: images
+images: $(VENV)/installed ## Build the container images, with docker or podman: make images ENGINE=podman DEVICE=cuda BASE_IMAGE=...
+	@$(BIN)/python -m components.images.build $(strip $(call option,ENGINE,engine) $(call option,DEVICE,device) $(call option,BASE_IMAGE,base-image))
+
+.PHONY: images-check
+images-check: $(VENV)/installed ## Check the images: Dockerfiles, size, user, labels, secrets; write their bills of materials
+	@$(BIN)/python -m components.images.check $(strip $(call option,ENGINE,engine))
 
 .PHONY: compile
 compile: $(VENV)/installed ## Compile the pipeline to pipelines/compiled/ and renew the components' READMEs

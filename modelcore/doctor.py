@@ -11,7 +11,7 @@ from modelcore.machine import available_cores, memory_limit
 
 # Distribution, the extra of this project that brings it, and what it is needed for.
 PACKAGES = (
-    ("torch", "", "the model"),
+    ("torch", "torch", "the model"),
     ("safetensors", "", "checkpoints"),
     ("sentencepiece", "tokenizers", "tokenizers, generate"),
     ("tokenizers", "tokenizers", "export of tokenizers"),
@@ -43,7 +43,7 @@ def report() -> tuple[str, bool]:
         try:
             lines.append(f"{name:<20}{version(name)}")
         except PackageNotFoundError:
-            healthy = healthy and extra != ""
+            healthy = healthy and extra not in ("", "torch")
             mend = f"pip install -c constraints.txt -e '.[{extra}]'" if extra else "pip install -c constraints.txt -e ."
             lines.append(f"{name:<20}missing: needed for {purpose}; {mend}")
     lines += _machine()

@@ -144,6 +144,20 @@ def test_bench_takes_the_peers_folders_and_words_for_the_shell(make, target, kin
     assert make(target, *folders, "ARGS=training --small") == ["-m", "bench", kind, *given, "training", "--small"]
 
 
+@pytest.mark.parametrize(
+    ("target", "options"),
+    [
+        ("images", {"ENGINE": "--engine", "DEVICE": "--device", "BASE_IMAGE": "--base-image"}),
+        ("images-check", {"ENGINE": "--engine"}),
+    ],
+)
+def test_the_images_take_the_engine_and_what_they_are_built_from(make, target, options):
+    program = ["-m", {"images": "components.images.build", "images-check": "components.images.check"}[target]]
+    assert make(target, ENGINE=NASTY, DEVICE=NASTY) == program
+    for variable, option in options.items():
+        assert make(target, f"{variable}={NASTY}") == [*program, option, NASTY]
+
+
 def test_clean_removes_the_environment_and_nothing_else(tmp_path, make):
     (tmp_path / "runs").mkdir()
     with pytest.raises(IndexError):  # it prints nothing but the command

@@ -1,0 +1,36 @@
+"""The project's container images: their names, and what they are built from; the Dockerfiles stand beside this file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from modelcore import __version__
+
+# torch-free: Great Expectations, pandas, pyarrow, sentencepiece.
+DATA_IMAGE = f"aic-ai-poc-gpt-data-python:{__version__}"
+# torch, transformers and modelcore; CPU by default.
+MODEL_IMAGE = f"aic-ai-poc-gpt-model-python:{__version__}"
+# The tracking server.
+MLFLOW_IMAGE = f"aic-ai-poc-gpt-mlflow:{__version__}"
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image.
+
+    Attributes:
+        name: Its name with its tag.
+        dockerfile: What it is built from, below the repository's root.
+        budget_mb: How large it may be, for a CPU, in millions of bytes.
+    """
+
+    name: str
+    dockerfile: str
+    budget_mb: int
+
+
+IMAGES = (
+    Image(DATA_IMAGE, "components/images/data.Dockerfile", 700),
+    Image(MODEL_IMAGE, "components/images/model.Dockerfile", 1400),
+    Image(MLFLOW_IMAGE, "mlflow/Dockerfile", 700),
+)
