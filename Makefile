@@ -137,6 +137,10 @@ mlflow-ui: $(VENV)/installed ## Look at the runs in MLflow: http://127.0.0.1:500
 doctor: $(VENV)/installed ## Tell what is installed, what is missing and what this machine can run
 	@$(BIN)/modelcore doctor
 
+.PHONY: free-tier-doctor
+free-tier-doctor: $(VENV)/installed ## Check an AWS account, its quotas and the cost before terraform apply (docs/free-tier.md)
+	@$(BIN)/python -m infra.free_tier_doctor $(words)
+
 .PHONY: clean
 clean: ## Remove the virtual environment and caches; runs/ stays
 	rm -rf "$$VENV" .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

@@ -1,0 +1,1 @@
+"""The free tier of AWS: Terraform's modules, what they cost, and a check before anything is made."""
