@@ -109,7 +109,7 @@ variable "cpu_credits" {
 }
 
 variable "root_volume_gb" {
-  description = "Size of the instance's disk in GB. The environments and the swap take about 12; an old free tier holds 30."
+  description = "Size of the instance's disk in GB. The system, the environments and the swap take about 9; an old free tier holds 30."
   type        = number
   default     = 20
 
