@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import fcntl
 import json
 import os
 import re
@@ -84,17 +85,38 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
         try:
             yield fresh
-            for item in (*fresh.rglob("*"), fresh):
-                if not item.is_symlink():  # some libraries write files that only their owner may read
-                    os.chmod(item, (0o777 if item.is_dir() else 0o666) & ~_umask())
-                    sync(item)
-            if path.exists():
-                _replace(path, fresh)
-            else:
-                os.rename(fresh, path)
-            sync(path.parent)
+            _put_in_place(fresh, path)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)  # half of the new content, or all of the old
+
+
+@contextlib.contextmanager
+def resumable_directory(path: Path) -> Iterator[Path]:
+    """As :func:`atomic_directory`, but what a block wrote that failed, or was killed, is there for the next one.
+
+    It lies beside ``path`` under the name ``.NAME.partial``.
+
+    Raises:
+        InputError: If the disk is full, or another process is writing there.
+    """
+    path = Path(os.path.realpath(path))  # a link stays one
+    with _readable_disk_errors(path):
+        fresh = path.with_name(f".{path.name}.partial")
+        fresh.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(fresh, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise InputError(f"another process is writing {path}; wait for it or name another place") from None
+        except OSError:  # a file system without locks
+            pass
+        try:
+            yield fresh
+            _put_in_place(fresh, path)
+            shutil.rmtree(fresh, ignore_errors=True)  # what stood there before
+        finally:
+            os.close(descriptor)
 
 
 def remove_leftovers(folder: Path, name: re.Pattern[str]) -> None:
@@ -151,6 +173,19 @@ def disk_is_full(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def _put_in_place(fresh: Path, path: Path) -> None:
+    """Makes the folder ``fresh`` durable and puts it in the place of ``path``, in one step."""
+    for item in (*fresh.rglob("*"), fresh):
+        if not item.is_symlink():  # some libraries write files that only their owner may read
+            os.chmod(item, (0o777 if item.is_dir() else 0o666) & ~_umask())
+            sync(item)
+    if path.exists():
+        _replace(path, fresh)
+    else:
+        os.rename(fresh, path)
+    sync(path.parent)
 
 
 def _replace(path: Path, fresh: Path) -> None:

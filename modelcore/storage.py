@@ -1,30 +1,28 @@
 """Paths and ``s3://`` addresses, treated alike. The only file that knows one from the other.
 
 Every function takes a local path or an ``s3://bucket/key`` address. For S3, boto3 finds credentials, region and
-endpoint as it always does (``AWS_ENDPOINT_URL`` names another server than Amazon's, for example one of one's own).
+endpoint as it always does (``AWS_ENDPOINT_URL_S3`` or ``AWS_ENDPOINT_URL`` names another server than Amazon's).
+:mod:`modelcore.s3` moves the bytes: checked, tried again where a server fails, and gone on with after an interruption.
 """
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import logging
+import secrets
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING
 
-from modelcore.atomic import atomic_directory
-from modelcore.errors import InputError, first_line
+from modelcore.atomic import atomic_directory, resumable_directory
+from modelcore.errors import InputError
+from modelcore.s3.client import client, one_line_errors, patiently
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from modelcore.s3.download import Listed
 
 # Uploaded after everything else, so that whoever finds it can count on the files that it lists.
 MANIFEST = "manifest.json"
-
-ATTEMPTS = 4  # of each request, with growing pauses between them
-
-_REFUSED = {"AccessDenied", "403", "Forbidden", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"}
 
 
 def is_remote(uri: str | Path) -> bool:
@@ -58,15 +56,12 @@ def localize(uri: str | Path, into: Path) -> Path:
             raise InputError(f"{path} does not exist; give a file, a folder, or s3://bucket/prefix")
         return path
     bucket, key = _bucket_and_key(uri)
-    with _one_line_errors(uri):
-        client = _client()
-        if _object_exists(client, bucket, key):
-            name = PurePosixPath(key).name
-            with atomic_directory(into) as fresh:
-                client.download_file(bucket, key, str(fresh / name))
-            return into / name
-        download_directory(uri, into)
-        return into
+    with one_line_errors(uri):
+        if (listed := _object(bucket, key)) is None:
+            download_directory(uri, into)
+            return into
+        _download({PurePosixPath(PurePosixPath(key).name): listed}, into)
+        return into / PurePosixPath(key).name
 
 
 def exists(uri: str | Path) -> bool:
@@ -74,11 +69,8 @@ def exists(uri: str | Path) -> bool:
     if not is_remote(uri):
         return Path(uri).exists()
     bucket, key = _bucket_and_key(uri)
-    with _one_line_errors(uri):
-        client = _client()
-        if _object_exists(client, bucket, key):
-            return True
-        return next(_objects(client, bucket, _as_prefix(key)), None) is not None
+    with one_line_errors(uri):
+        return _object(bucket, key) is not None or next(_objects(bucket, _as_prefix(key)), None) is not None
 
 
 def list_children(uri: str | Path) -> list[str]:
@@ -87,38 +79,61 @@ def list_children(uri: str | Path) -> list[str]:
         return sorted(child.name for child in Path(uri).iterdir()) if Path(uri).is_dir() else []
     bucket, key = _bucket_and_key(uri)
     prefix = _as_prefix(key)
-    with _one_line_errors(uri):
+    with one_line_errors(uri):
         # Every object is listed, for some servers (SeaweedFS) go on naming a folder whose objects were deleted.
-        return sorted({key[len(prefix) :].partition("/")[0] for key, _ in _objects(_client(), bucket, prefix)})
+        return sorted({each.key[len(prefix) :].partition("/")[0] for each in _objects(bucket, prefix)})
+
+
+def check_writable(uri: str | Path) -> None:
+    """Makes sure that something can be written under the ``s3://`` address ``uri``, by writing and deleting an object.
+
+    Raises:
+        InputError: If S3 refuses, or cannot be reached.
+    """
+    bucket, key = _bucket_and_key(uri)
+    probe = f"{_as_prefix(key)}.probe-{secrets.token_hex(8)}"
+    with one_line_errors(uri):
+        patiently(str(uri), lambda: client().put_object(Bucket=bucket, Key=probe, Body=b""))
+        patiently(str(uri), lambda: client().delete_object(Bucket=bucket, Key=probe))
 
 
 def upload_directory(folder: Path, uri: str | Path) -> None:
-    """Copies a folder's files to ``uri``; a file called ``manifest.json`` goes last.
+    """Copies a folder's files to ``uri``.
 
-    A local destination appears as a whole. On S3, where nothing can be renamed, readers must hold what they find
-    against the manifest.
+    A local destination appears as a whole. On S3, where nothing can be renamed, a file called ``manifest.json`` goes
+    last, and an older one is deleted first: readers hold what they find against the manifest. Objects that have a
+    file's content already are left alone, so that an upload which was interrupted goes on when it is called again;
+    other objects under ``uri`` stay.
 
     Raises:
-        InputError: If S3 refuses, or the disk is full.
+        InputError: If S3 refuses or cannot be reached, or the disk is full.
     """
     folder = Path(folder)
     if not is_remote(uri):
         with atomic_directory(Path(uri)) as fresh:
             shutil.copytree(folder, fresh, dirs_exist_ok=True)
         return
+    from modelcore.s3.upload import upload
+
     bucket, key = _bucket_and_key(uri)
-    files = sorted(file for file in folder.rglob("*") if file.is_file())
-    with _one_line_errors(uri):
-        client = _client()
-        for file in sorted(files, key=lambda file: file.name == MANIFEST):
-            client.upload_file(str(file), bucket, _as_prefix(key) + file.relative_to(folder).as_posix())
+    keys = {file: _as_prefix(key) + file.relative_to(folder).as_posix() for file in sorted(folder.rglob("*"))}
+    manifest = folder / MANIFEST
+    with one_line_errors(uri):
+        upload(
+            [(file, keys[file]) for file in keys if file.is_file() and file != manifest],
+            bucket,
+            last=(manifest, keys[manifest]) if manifest.is_file() else None,
+        )
 
 
 def download_directory(uri: str | Path, into: Path) -> None:
     """Copies everything under ``uri`` into the folder ``into``, which appears when it is complete.
 
+    What came before an interruption lies beside it as ``.NAME.partial``, and the next call goes on from there.
+
     Raises:
-        InputError: If there is nothing under ``uri``, S3 refuses, or the disk is full.
+        InputError: If there is nothing under ``uri``, S3 refuses or cannot be reached, content arrives damaged or
+            changes meanwhile, or the disk is full.
     """
     if not is_remote(uri):
         if not Path(uri).is_dir():
@@ -127,38 +142,49 @@ def download_directory(uri: str | Path, into: Path) -> None:
         return
     bucket, key = _bucket_and_key(uri)
     prefix = _as_prefix(key)
-    found = False
-    with _one_line_errors(uri), atomic_directory(into) as fresh:
-        client = _client()
-        for name, size in _objects(client, bucket, prefix):
-            relative = PurePosixPath(name[len(prefix) :])
+    objects = {}
+    with one_line_errors(uri):
+        for listed in _objects(bucket, prefix):
+            relative = PurePosixPath(listed.key[len(prefix) :])
             if relative.is_absolute() or ".." in relative.parts:
-                raise InputError(f"s3://{bucket}/{name}: a key that leads out of its folder is not downloaded")
-            logger.info("download=s3://%s/%s bytes=%d", bucket, name, size)
-            target = fresh / relative
-            target.parent.mkdir(parents=True, exist_ok=True)
-            client.download_file(bucket, name, str(target))
-            found = True
-        if not found:
+                raise InputError(f"{listed.address}: a key that leads out of its folder is not downloaded")
+            if relative in objects:
+                raise InputError(f"{listed.address}: two keys would be the same file here ({relative}); rename one")
+            objects[relative] = listed
+        if not objects:
             raise InputError(f"{uri} does not exist: no object has that name or begins with {prefix!r}")
+        _download(objects, into)
 
 
 def delete_directory(uri: str | Path) -> None:
     """Removes everything under ``uri``; the manifest goes first, so that what is left cannot be taken for whole.
 
     Raises:
-        InputError: If S3 refuses.
+        InputError: If S3 refuses, or cannot be reached.
     """
     if not is_remote(uri):
         (Path(uri) / MANIFEST).unlink(missing_ok=True)
         shutil.rmtree(uri, ignore_errors=True)
         return
     bucket, key = _bucket_and_key(uri)
-    with _one_line_errors(uri):
-        client = _client()
-        names = [name for name, _ in _objects(client, bucket, _as_prefix(key))]
+    with one_line_errors(uri):
+        names = [each.key for each in _objects(bucket, _as_prefix(key))]
         for name in sorted(names, key=lambda name: PurePosixPath(name).name != MANIFEST):
-            client.delete_object(Bucket=bucket, Key=name)
+            patiently(str(uri), partial(client().delete_object, Bucket=bucket, Key=name))
+
+
+def _download(objects: dict[PurePosixPath, Listed], into: Path) -> None:
+    from modelcore.s3.download import download
+
+    total = sum(each.size for each in objects.values())
+    with resumable_directory(into) as folder:
+        here = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        room = shutil.disk_usage(folder).free
+        if total - here > room:
+            raise InputError(
+                f"{into} needs {total - here:,} bytes more and the disk has {room:,} left; free some and run again"
+            )
+        download(objects, folder)
 
 
 def _bucket_and_key(uri: str | Path) -> tuple[str, str]:
@@ -172,59 +198,27 @@ def _as_prefix(key: str) -> str:
     return key.rstrip("/") + "/" if key else ""
 
 
-def _objects(client: Any, bucket: str, prefix: str) -> Iterator[tuple[str, int]]:
-    """Key and size of every object under ``prefix``, without the empty objects that stand for folders."""
-    for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+def _objects(bucket: str, prefix: str) -> Iterator[Listed]:
+    """Every object under ``prefix``, without the empty objects that stand for folders."""
+    from modelcore.s3.download import Listed
+
+    request = {"Bucket": bucket, "Prefix": prefix}
+    while True:
+        page = patiently(f"s3://{bucket}/{prefix}", partial(client().list_objects_v2, **request))
         for entry in page.get("Contents", []):
             if not entry["Key"].endswith("/"):
-                yield entry["Key"], entry["Size"]
+                yield Listed(bucket, entry["Key"], entry["Size"], entry["ETag"])
+        if not page.get("IsTruncated"):
+            return
+        request |= {"ContinuationToken": page["NextContinuationToken"]}
 
 
-def _object_exists(client: Any, bucket: str, key: str) -> bool:
+def _object(bucket: str, key: str) -> Listed | None:
+    """The object of that very key, or None."""
+    from modelcore.s3.checksums import known
+    from modelcore.s3.download import Listed
+
     if not key or key.endswith("/"):
-        return False
-    from botocore.exceptions import ClientError
-
-    try:
-        client.head_object(Bucket=bucket, Key=key)
-    except ClientError as error:
-        if error.response["Error"]["Code"] in ("404", "NoSuchKey", "NotFound"):
-            return False
-        raise
-    return True
-
-
-@functools.cache  # making one takes a third of a second; it renews temporary credentials by itself
-def _client() -> Any:
-    try:
-        import boto3
-        from botocore.config import Config
-    except ImportError as error:
-        raise InputError("s3:// needs boto3; install the extra 'storage'") from error
-    options = Config(connect_timeout=10, retries={"mode": "standard", "total_max_attempts": ATTEMPTS})
-    return boto3.client("s3", config=options)
-
-
-@contextlib.contextmanager
-def _one_line_errors(uri: str | Path) -> Iterator[None]:
-    """Turns what boto3 raises into one line that names ``uri``."""
-    try:
-        from boto3.exceptions import Boto3Error
-        from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
-    except ImportError as error:
-        raise InputError(f"{uri}: s3:// needs boto3; install the extra 'storage'") from error
-    try:
-        yield
-    except (NoCredentialsError, PartialCredentialsError) as error:
-        raise InputError(
-            f"{uri}: no AWS credentials found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
-        ) from error
-    except ClientError as error:
-        code = str(error.response.get("Error", {}).get("Code", ""))
-        if code == "NoSuchBucket":
-            raise InputError(f"{uri}: there is no such bucket") from error
-        if code in _REFUSED:
-            raise InputError(f"{uri}: access refused ({code}); check the credentials and what they may do") from error
-        raise InputError(f"{uri}: {first_line(error)}") from error
-    except (BotoCoreError, Boto3Error) as error:  # no connection, a broken transfer
-        raise InputError(f"{uri}: {first_line(error)}") from error
+        return None
+    told = patiently(f"s3://{bucket}/{key}", lambda: known(bucket, key))
+    return Listed(bucket, key, told.size, told.etag) if told is not None else None

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import secrets
 import signal
 import subprocess
 from pathlib import Path
@@ -26,6 +25,7 @@ _LEAKING = (
     "KFP_RUN_ID",
     "KFP_RUN_NAME",
     "MODELCORE_CACHE",
+    "MODELCORE_WORK",
     "MLFLOW_EXPERIMENT_NAME",
 )
 
@@ -102,12 +102,39 @@ def s3_environment(s3_server, monkeypatch):
     return monkeypatch
 
 
+@pytest.fixture(scope="session")
+def s3_shared_bucket(s3_server):
+    """SeaweedFS takes a second or two for the first object in a bucket, so there is one for all tests."""
+    s3_server.client().create_bucket(Bucket="shared-bucket")
+    return "shared-bucket"
+
+
 @pytest.fixture
-def s3_bucket(s3_server, s3_environment):
+def s3_bucket(s3_server, s3_environment, s3_shared_bucket):
     """The name of an empty bucket on the S3 server, which the environment leads to."""
-    name = f"bucket-{secrets.token_hex(8)}"
-    s3_server.client().create_bucket(Bucket=name)
-    return name
+    yield s3_shared_bucket
+    s3_server.empty(s3_shared_bucket)
+
+
+@pytest.fixture(scope="session")
+def s3_shared_proxy(s3_server):
+    """One address for all tests: modelcore makes a client for each."""
+    from tests.servers.faulty_proxy import FaultyProxy
+
+    with FaultyProxy(s3_server.endpoint).running() as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def s3_proxy(s3_shared_proxy, s3_environment):
+    """A network to the S3 server that fails where the test says so, while modelcore's pauses are short."""
+    from modelcore.s3 import client
+
+    s3_environment.setenv("AWS_ENDPOINT_URL", s3_shared_proxy.endpoint)
+    s3_environment.setattr(client, "PAUSES", (0.01, 0.02, 0.04))
+    s3_shared_proxy.forget()
+    yield s3_shared_proxy
+    s3_shared_proxy.forget()
 
 
 class SmallDisk:

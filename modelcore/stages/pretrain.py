@@ -6,7 +6,6 @@ import contextlib
 import math
 import os
 import re
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,10 +22,11 @@ from modelcore.models import save_model
 from modelcore.models.native import CONFIG_FILE, FORMAT, WEIGHTS_FILE
 from modelcore.stages.outputs import Output
 from modelcore.stages.stage import Stage, StageSummary
+from modelcore.stages.work import work_folder
 from modelcore.tokenizers import TOKENIZER_FILES, find_tokenizer
 from modelcore.training import DEFAULT_RECIPE, CheckpointPlace, Recipe, load_recipe, train
 from modelcore.training.heldout import Heldout
-from modelcore.training.mirror import pull_checkpoint, push_checkpoint
+from modelcore.training.mirror import Mirror
 from modelcore.training.parallel import Ranks, join
 from modelcore.training.state import claim, remove_checkpoints
 
@@ -82,7 +82,8 @@ def pretrain(
         device: ``auto`` (a GPU if there is one), or a device as torch names it, such as ``cpu`` or ``cuda:1``. Under
             torchrun ``auto`` and ``cuda`` give each process a GPU of its own.
         checkpoint_uri: Folder or ``s3://`` prefix for checkpoints, which stay there. "": the folder
-            ``.<name of out>.training`` beside ``out``, removed when the model is complete.
+            ``.<name of out>.training`` beside ``out``, removed when the model is complete. With a prefix they are
+            written there first and then copied; a copy that fails is warned of, and only the last one's is an error.
         summary: JSON file for the stage's summary, or None.
 
     Returns:
@@ -124,7 +125,8 @@ def pretrain(
         with join(chosen) as ranks:
             if ranks.first:
                 claimed.enter_context(claim(_local_checkpoints(out, checkpoint_uri)))
-            folder, checkpoints = _checkpoint_place(out, checkpoint_uri, recipe, config.to_dict(), split, ranks)
+            mirror = _mirror(checkpoint_uri, recipe)
+            checkpoints = _checkpoint_place(out, checkpoint_uri, recipe, config.to_dict(), split, ranks, mirror)
             history = train(
                 model,
                 batches,
@@ -173,8 +175,10 @@ def pretrain(
                     "heldout_curve": history.heldout_curve,
                 }
                 write_json(fresh / "training.json", training)
-            if folder is not None:
-                remove_checkpoints(folder)
+            if mirror is not None:
+                mirror.finish(checkpoints.folder)
+            if not checkpoint_uri or mirror is not None:
+                remove_checkpoints(checkpoints.folder)
         stage.run.log_chart("loss_curve.png", "loss_curve", history.loss_curve, history.heldout_curve)
         stage.run.log_chart("learning_rate.png", "learning_rate", history.loss_curve)
     return stage.summary
@@ -245,27 +249,34 @@ def _checked_tokenizer(tokens: Path, split: TokenSplit) -> Path:
 
 
 def _local_checkpoints(out: Path, uri: str) -> Path:
-    """Where this machine keeps the checkpoints: at ``uri``, or beside ``out`` where that is empty or on S3."""
+    """Where this machine keeps the checkpoints: at ``uri``, or with its work where that is empty or on S3."""
     if uri and not storage.is_remote(uri):
         return Path(uri)
-    return out.absolute().parent / f".{out.name}.training"
+    return work_folder(out) / f".{out.name}.training"
+
+
+def _mirror(uri: str, recipe: Recipe) -> Mirror | None:
+    return Mirror(uri, recipe.training.keep_checkpoints) if storage.is_remote(uri) else None
 
 
 def _checkpoint_place(
-    out: Path, uri: str, recipe: Recipe, model: dict[str, Any], split: TokenSplit, ranks: Ranks
-) -> tuple[Path | None, CheckpointPlace]:
-    """The folder to remove at the end, if any, and where checkpoints go. What a killed run left beside ``out`` goes."""
+    out: Path,
+    uri: str,
+    recipe: Recipe,
+    model: dict[str, Any],
+    split: TokenSplit,
+    ranks: Ranks,
+    mirror: Mirror | None,
+) -> CheckpointPlace:
+    """Where checkpoints go. What a killed run left beside ``out`` goes."""
     training = {key: value for key, value in recipe.to_dict()["training"].items() if key not in _BOOKKEEPING}
     identity = {"training": training, "model": model, "tokens": split.digest, "tokenizer": split.tokenizer_digest}
     local = _local_checkpoints(out, uri)
     if ranks.first:
         real = Path(os.path.realpath(out))  # a link's target is what is written
         remove_leftovers(real.parent, re.compile(re.escape(real.name)))
-    if not uri:
-        return local, CheckpointPlace(local, identity)
-    if not storage.is_remote(uri):
-        return None, CheckpointPlace(local, identity)
+    if mirror is None:
+        return CheckpointPlace(local, identity)
     if ranks.first:
-        pull_checkpoint(uri, local)
-    saved = partial(push_checkpoint, uri=uri, keep=recipe.training.keep_checkpoints)
-    return local, CheckpointPlace(local, identity, saved)
+        mirror.start(local)
+    return CheckpointPlace(local, identity, mirror.save)

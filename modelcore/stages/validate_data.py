@@ -21,6 +21,7 @@ from modelcore.data.validation_page import render
 from modelcore.errors import InputError
 from modelcore.stages.outputs import Output
 from modelcore.stages.stage import Stage, StageSummary
+from modelcore.stages.work import downloads
 from modelcore.storage import localize
 
 logger = logging.getLogger(__name__)
@@ -89,6 +90,7 @@ def validate_data(
     with (
         Stage("validate_data", parameters, outputs=written, summary=summary) as stage,
         _scratch(outputs["train"].parent) as scratch,
+        downloads(outputs["train"]) as downloaded,
     ):
         if not str(corpus):
             raise InputError("corpus is empty; give a file, a folder, or s3://bucket/prefix")
@@ -96,8 +98,8 @@ def validate_data(
             raise InputError(f"heldout_fraction={heldout_fraction} must lie between 0 and 1")
         if not 0 <= max_bad_fraction <= 1:
             raise InputError(f"max_bad_fraction={max_bad_fraction} must lie from 0 to 1")
-        corpus_path = localize(corpus, Path(scratch) / "corpus")
-        heldout_path = localize(heldout, Path(scratch) / "given") if heldout else None
+        corpus_path = localize(corpus, downloaded / "corpus")
+        heldout_path = localize(heldout, downloaded / "heldout") if heldout else None
         failure = None
         if not stage.restore(outputs, inputs=[path for path in (corpus_path, heldout_path) if path is not None]):
             candidates = Path(scratch) / "candidates"

@@ -6,9 +6,62 @@ import logging
 from pathlib import Path
 
 from modelcore import storage
-from modelcore.training.state import CHECKPOINT_NAME, find_fault
+from modelcore.errors import InputError
+from modelcore.training.state import CHECKPOINT_NAME, find_fault, latest_checkpoint
 
 logger = logging.getLogger(__name__)
+
+
+class Mirror:
+    """Copies of a run's checkpoints at an address that may be out of reach for a while.
+
+    A copy that cannot be made is told in one line, and training goes on: the checkpoint is on this machine, and the next
+    one's copy makes up for it. The last one's must succeed.
+
+    Args:
+        uri: Where the copies go.
+        keep: Number of newest copies to keep.
+    """
+
+    def __init__(self, uri: str, keep: int) -> None:
+        self.uri, self.keep = uri, keep
+        self._newest: Path | None = None  # that was copied
+
+    def start(self, folder: Path) -> None:
+        """Brings the newest copy into ``folder``, if it is newer than what is there.
+
+        Raises:
+            InputError: If the address cannot be read or written: better now than after hours.
+        """
+        if storage.is_remote(self.uri):
+            storage.check_writable(self.uri)
+        pull_checkpoint(self.uri, folder)
+
+    def save(self, path: Path) -> None:
+        """Copies the checkpoint folder ``path``, or warns that it could not."""
+        try:
+            push_checkpoint(path, self.uri, self.keep)
+        except InputError as error:
+            logger.warning("checkpoint %s is on this machine alone: %s; training goes on", path.name, error)
+        else:
+            self._newest = path
+
+    def finish(self, folder: Path) -> None:
+        """Copies the newest checkpoint in ``folder``, if that was not done.
+
+        Raises:
+            InputError: If it cannot be copied. Everything is still on this machine.
+        """
+        newest = latest_checkpoint(folder)
+        if newest is None or newest == self._newest:
+            return
+        try:
+            push_checkpoint(newest, self.uri, self.keep)
+        except InputError as error:
+            raise InputError(
+                f"training is complete, but its last checkpoint is only in {newest}: {error}; start again with the same "
+                "settings to copy it, nothing is trained twice"
+            ) from error
 
 
 def push_checkpoint(path: Path, uri: str, keep: int) -> None:
@@ -18,8 +71,9 @@ def push_checkpoint(path: Path, uri: str, keep: int) -> None:
         InputError: If the address cannot be written.
     """
     address = f"{uri.rstrip('/')}/{path.name}"
-    # A run reaches a step twice only if its first checkpoint was damaged; the two must not be mixed.
-    storage.delete_directory(address)
+    # A run reaches a step twice only if its first checkpoint was damaged. What an interrupted copy left is gone on with.
+    if not set(storage.list_children(address)) <= {file.name for file in path.iterdir()}:
+        storage.delete_directory(address)
     storage.upload_directory(path, address)
     for name in _names(uri)[keep:]:
         storage.delete_directory(f"{uri.rstrip('/')}/{name}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -57,8 +58,9 @@ class S3Server:
             "AWS_EC2_METADATA_DISABLED": "true",
         }
 
-    def client(self) -> Any:
-        """A boto3 client of its own, which looks at no environment."""
+    @functools.cache  # noqa: B019 - there are few servers, and making a client takes a third of a second
+    def client(self, config: Any = None) -> Any:
+        """A boto3 client that looks at no environment; ``config`` is botocore's."""
         import boto3
         from botocore.config import Config
 
@@ -68,8 +70,17 @@ class S3Server:
             aws_access_key_id=self.access_key,
             aws_secret_access_key=self.secret_key,
             region_name="us-east-1",
-            config=Config(retries={"mode": "standard", "total_max_attempts": 10}),
+            config=Config(retries={"mode": "standard", "total_max_attempts": 10}).merge(config or Config()),
         )
+
+    def empty(self, bucket: str) -> None:
+        """Removes a bucket's objects, and uploads that were not completed."""
+        client = self.client()
+        for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket):
+            for entry in page.get("Contents", []):
+                client.delete_object(Bucket=bucket, Key=entry["Key"])
+        for entry in client.list_multipart_uploads(Bucket=bucket).get("Uploads", []):
+            client.abort_multipart_upload(Bucket=bucket, Key=entry["Key"], UploadId=entry["UploadId"])
 
 
 @contextlib.contextmanager
