@@ -15,8 +15,8 @@ logger = logging.getLogger(__name__)
 class Mirror:
     """Copies of a run's checkpoints at an address that may be out of reach for a while.
 
-    A copy that cannot be made is told in one line, and training goes on: the checkpoint is on this machine, and the next
-    one's copy makes up for it. The last one's must succeed.
+    A copy that cannot be made is told in one line, and training goes on: the checkpoint is on this machine, and the
+    next one's copy makes up for it. The last one's must succeed.
 
     Args:
         uri: Where the copies go.
@@ -59,8 +59,8 @@ class Mirror:
             push_checkpoint(newest, self.uri, self.keep)
         except InputError as error:
             raise InputError(
-                f"training is complete, but its last checkpoint is only in {newest}: {error}; start again with the same "
-                "settings to copy it, nothing is trained twice"
+                f"training is complete, but its last checkpoint is only in {newest}: {error}; "
+                "start again with the same settings to copy it, nothing is trained twice"
             ) from error
 
 
@@ -71,7 +71,7 @@ def push_checkpoint(path: Path, uri: str, keep: int) -> None:
         InputError: If the address cannot be written.
     """
     address = f"{uri.rstrip('/')}/{path.name}"
-    # A run reaches a step twice only if its first checkpoint was damaged. What an interrupted copy left is gone on with.
+    # A run reaches a step twice only if its first checkpoint was damaged; an interrupted copy is gone on with.
     if not set(storage.list_children(address)) <= {file.name for file in path.iterdir()}:
         storage.delete_directory(address)
     storage.upload_directory(path, address)
@@ -87,12 +87,13 @@ def pull_checkpoint(uri: str, folder: Path) -> None:
     Raises:
         InputError: If the address cannot be read.
     """
+    here = sorted(path.name for path in folder.glob("*") if CHECKPOINT_NAME.fullmatch(path.name))
+    newest = next((name for name in reversed(here) if find_fault(folder / name) is None), "")
     for name in _names(uri):
-        path = folder / name
-        if path.is_dir() and find_fault(path) is None:
+        if name <= newest:
             return
-        storage.download_directory(f"{uri.rstrip('/')}/{name}", path)
-        fault = find_fault(path)
+        storage.download_directory(f"{uri.rstrip('/')}/{name}", folder / name)
+        fault = find_fault(folder / name)
         if fault is None:
             return
         logger.warning("checkpoint %s/%s is passed over: %s", uri.rstrip("/"), name, fault)

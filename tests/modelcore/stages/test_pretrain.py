@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 
@@ -6,11 +7,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from modelcore import storage
 from modelcore.errors import InputError
 from modelcore.models import load_model
 from modelcore.stages.pretrain import pretrain
 from modelcore.stages.stage import StageSummary
 from modelcore.training.state import claim
+from tests.servers.faulty_proxy import Lost
 
 RECIPE = """
 model: llama-nano
@@ -157,6 +160,42 @@ def test_checkpoints_at_an_address_of_ones_own_stay_and_are_gone_on_from(tokens,
     assert equal(weights(tmp_path / "first"), weights(tmp_path / "second"))
 
 
+def test_a_storage_that_goes_away_does_not_end_training_and_the_same_call_finishes(
+    tokens, recipe, tmp_path, s3_bucket, s3_proxy, capsys
+):
+    arguments = {"tokens": tokens, "preset": str(recipe), "checkpoint_uri": f"s3://{s3_bucket}/run"}
+
+    def goes_away(request):
+        s3_proxy.down |= request.method == "PUT" and "step-00000010" in request.path
+        return False
+
+    s3_proxy.fail(Lost(), when=goes_away)
+    with pytest.raises(InputError, match=r"training is complete, but its last checkpoint is only in .*step-00000024"):
+        pretrain(**arguments, out=tmp_path / "out")
+    warned = re.findall(
+        r"WARNING checkpoint (\S+) is on this machine alone: .*; training goes on", capsys.readouterr().err
+    )
+    assert warned == [f"step-{step:08d}" for step in (10, 15, 20, 24)]
+    assert load_model(tmp_path / "out")
+    s3_proxy.down = False
+    pretrain(**arguments, out=tmp_path / "out")
+    assert "resumes from" in capsys.readouterr().err
+    assert storage.list_children(f"s3://{s3_bucket}/run") == ["step-00000005", "step-00000024"]
+    assert not (tmp_path / ".out.training").exists()
+    pretrain(tokens=tokens, preset=str(recipe), out=tmp_path / "undisturbed")
+    assert equal(weights(tmp_path / "out"), weights(tmp_path / "undisturbed"))
+
+
+def test_local_checkpoints_are_where_unfinished_work_is_kept(tokens, recipe, tmp_path, monkeypatch, s3_bucket):
+    monkeypatch.setenv("MODELCORE_WORK", str(tmp_path / "work"))
+    (tmp_path / "work").mkdir()
+    with claim(tmp_path / "work" / ".out.training"):
+        with pytest.raises(
+            InputError, match=r"another process is training with the checkpoints in .*/work/.out.training"
+        ):
+            pretrain(tokens=tokens, out=tmp_path / "out", preset=str(recipe), checkpoint_uri=f"s3://{s3_bucket}/run")
+
+
 @pytest.mark.parametrize("place", ["out", "out/checkpoints"])
 def test_checkpoints_are_not_put_where_the_model_would_replace_them(tokens, recipe, tmp_path, place):
     with pytest.raises(InputError, match=rf"checkpoint_uri .*{place} lies in .*out, which the model replaces"):
@@ -169,7 +208,7 @@ def test_a_second_process_with_the_same_checkpoints_is_refused(tokens, recipe, t
     uri = str(tmp_path / place) if place else ""
     arguments = {"tokens": tokens, "out": tmp_path / "out", "preset": str(recipe), "checkpoint_uri": uri}
     with claim(tmp_path / (place or ".out.training")):
-        with pytest.raises(InputError, match="another process is training with the checkpoints in"):
+        with pytest.raises(InputError, match=r"another process is training with the checkpoints in"):
             pretrain(**arguments)
     assert not (tmp_path / (place or ".out.training")).exists()
     pretrain(**arguments)

@@ -5,10 +5,12 @@ import json
 
 import pytest
 
+from modelcore import storage
 from modelcore.data.corpus import read_documents
 from modelcore.errors import InputError
 from modelcore.stages.stage import StageSummary
 from modelcore.stages.validate_data import validate_data
+from tests.servers.faulty_proxy import Answer
 
 LINE = "A line of prose, long enough to be told from any other one: number "
 
@@ -250,3 +252,25 @@ def test_nothing_temporary_is_left_behind(corpus, outcome):
     assert {path.name for path in outcome.folder.iterdir()} == {
         "train", "heldout", "quarantine", "docs", "summary.json",
     }  # fmt: skip
+
+
+def test_a_corpus_on_s3_is_gone_on_with_after_an_interruption_and_nothing_of_it_stays(
+    outcome, corpus, s3_bucket, s3_proxy, s3_server, tmp_path, monkeypatch
+):
+    uri = f"s3://{s3_bucket}/texts"
+    storage.upload_directory(corpus, uri)
+    s3_server.client().put_object(Bucket=s3_bucket, Key="test/held.txt", Body=prose(5000, 5400).encode())
+    work = tmp_path / "work"
+    monkeypatch.setenv("MODELCORE_WORK", str(work))
+    s3_proxy.fail(
+        *[Answer(503, "SlowDown")] * 4, when=lambda request: request.method == "GET" and "held" in request.path
+    )
+    with pytest.raises(InputError, match=rf"s3://{s3_bucket}/test/held.txt: .*SlowDown"):
+        outcome.validate(corpus=uri, heldout=f"s3://{s3_bucket}/test/held.txt")
+    assert [path.name for path in (work / ".train.downloads").iterdir()] == [".heldout.partial"]
+    found = outcome.validate(corpus=uri, heldout=f"s3://{s3_bucket}/test/held.txt")
+    assert not any(work.iterdir())
+    here = Outcome(tmp_path / "here")
+    (tmp_path / "held.txt").write_bytes(prose(5000, 5400).encode())
+    assert here.validate(corpus=str(corpus), heldout=str(tmp_path / "held.txt")) == found
+    assert (here.train, here.heldout) == (outcome.train, outcome.heldout)

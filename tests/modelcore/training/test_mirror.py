@@ -4,10 +4,12 @@ import pytest
 import torch
 
 from modelcore import storage
-from modelcore.training.mirror import pull_checkpoint, push_checkpoint
+from modelcore.errors import InputError
+from modelcore.training.mirror import Mirror, pull_checkpoint, push_checkpoint
 from modelcore.training.optimizer import Optimizer
 from modelcore.training.parallel import Ranks
 from modelcore.training.state import find_fault, latest_checkpoint, random_state, save_checkpoint
+from tests.servers.faulty_proxy import Answer
 
 
 @pytest.fixture
@@ -61,3 +63,79 @@ def test_a_checkpoint_that_is_here_already_is_not_fetched_again(save, tmp_path):
     before = (here / "step-00000001" / "manifest.json").stat().st_mtime_ns
     pull_checkpoint(str(there), here)
     assert (here / "step-00000001" / "manifest.json").stat().st_mtime_ns == before
+
+
+def test_an_older_copy_is_not_fetched_beside_a_newer_checkpoint(save, tmp_path):
+    here, there = tmp_path / "here", tmp_path / "there"
+    push_checkpoint(save(here, 1), str(there), keep=2)
+    storage.delete_directory(here / "step-00000001")
+    save(here, 2)
+    pull_checkpoint(str(there), here)
+    assert [path.name for path in here.iterdir()] == ["step-00000002"]
+
+
+class TestAServerThatIsAwayForAWhile:
+    @pytest.fixture
+    def mirror(self, s3_bucket, s3_proxy):
+        return Mirror(f"s3://{s3_bucket}/run", keep=2)
+
+    def test_the_next_copy_makes_up_for_the_one_that_failed(self, save, mirror, s3_proxy, tmp_path, caplog):
+        mirror.start(tmp_path)
+        s3_proxy.down = True
+        with caplog.at_level(logging.WARNING, "modelcore.training"):
+            mirror.save(save(tmp_path, 1))
+        (line,) = [record.getMessage() for record in caplog.records if record.name == "modelcore.training.mirror"]
+        assert line.startswith("checkpoint step-00000001 is on this machine alone: s3://")
+        assert line.endswith("training goes on")
+        s3_proxy.down = False
+        mirror.save(save(tmp_path, 2))
+        mirror.finish(tmp_path)
+        assert storage.list_children(mirror.uri) == ["step-00000002"]
+
+    def test_the_last_copy_is_made_at_the_end_if_it_could_not_be_before(self, save, mirror, s3_proxy, tmp_path):
+        s3_proxy.down = True
+        mirror.save(save(tmp_path, 1))
+        s3_proxy.down = False
+        mirror.finish(tmp_path)
+        assert storage.list_children(mirror.uri) == ["step-00000001"]
+
+    def test_without_the_last_copy_the_end_is_an_error_and_a_later_start_makes_it(
+        self, save, mirror, s3_proxy, tmp_path
+    ):
+        path = save(tmp_path, 1)
+        s3_proxy.down = True
+        mirror.save(path)
+        with pytest.raises(
+            InputError, match=rf"its last checkpoint is only in {path}: s3://.*; start again with the same"
+        ):
+            mirror.finish(tmp_path)
+        s3_proxy.down = False
+        again = Mirror(mirror.uri, keep=2)
+        again.start(tmp_path)
+        again.finish(tmp_path)
+        pull_checkpoint(mirror.uri, tmp_path / "elsewhere")
+        assert find_fault(tmp_path / "elsewhere" / path.name) is None
+
+    def test_what_was_copied_is_not_copied_again_at_the_end(self, save, mirror, s3_proxy, tmp_path):
+        mirror.save(save(tmp_path, 1))
+        s3_proxy.forget()
+        mirror.finish(tmp_path)
+        assert s3_proxy.requests == []
+
+    def test_a_copy_that_was_interrupted_goes_on(self, save, mirror, s3_proxy, tmp_path):
+        path = save(tmp_path, 1)
+        s3_proxy.fail(
+            *[Answer(503, "SlowDown")] * 4, when=lambda request: "PUT" in request.method and "state" in request.path
+        )
+        mirror.save(path)
+        s3_proxy.forget()
+        mirror.finish(tmp_path)
+        sent = [request.path.rpartition("/")[2] for request in s3_proxy.requests if request.method == "PUT"]
+        assert sent == ["state.json", "manifest.json"]
+
+
+def test_a_place_that_cannot_be_written_is_found_out_before_training(s3_bucket, s3_server, s3_environment, tmp_path):
+    s3_environment.setenv("AWS_ACCESS_KEY_ID", s3_server.reader[0])
+    s3_environment.setenv("AWS_SECRET_ACCESS_KEY", s3_server.reader[1])
+    with pytest.raises(InputError, match=r"access refused \(AccessDenied\); check the credentials"):
+        Mirror(f"s3://{s3_bucket}/run", keep=2).start(tmp_path)
