@@ -41,6 +41,10 @@ class Interrupts:
         """From now on signals have no effect: what is left to do takes a moment and must not be cut in two."""
         self._ignored = True
 
+    def heed(self) -> None:
+        """From now on signals have their effect again."""
+        self._ignored = False
+
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self._ignored:
             return

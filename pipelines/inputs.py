@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import modelcore
+from modelcore import storage
 from modelcore.errors import InputError
-from modelcore.storage import is_remote
 
 _RECIPES = Path(modelcore.__file__).parent / "training" / "recipes"
 _PLACES = {
@@ -19,19 +19,19 @@ _PLACES = {
 
 
 def check(parameters: Mapping[str, Any]) -> None:
-    """Makes sure that the local files exist which a run is to read, and that its recipe is one.
+    """Makes sure that the files and objects exist which a run is to read, and that its recipe is one.
 
     Args:
         parameters: The pipeline's parameters by name.
 
     Raises:
-        InputError: If a file or the recipe is missing, or a recipe of one's own is not valid.
+        InputError: If a file or the recipe is missing, a recipe of one's own is not valid, or S3 refuses.
     """
     for key, hint in _PLACES.items():
         value = parameters[key]
         if not value and key != "heldout":
             raise InputError(f"{key} is empty; {hint}")
-        if value and not is_remote(value) and not Path(value).exists():
+        if value and not storage.exists(value):
             raise InputError(f"{key} {value!r} does not exist; {hint}")
     preset = parameters["preset"]
     if preset not in [path.stem for path in _RECIPES.glob("*.yaml")]:

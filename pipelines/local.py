@@ -26,7 +26,7 @@ from modelcore.errors import InputError, first_line
 from modelcore.interrupts import Interrupts
 from modelcore.relay import Relay
 from modelcore.stages.stage import StageSummary
-from pipelines import inputs, run_folder
+from pipelines import inputs, publishing, run_folder
 from pipelines.make_line import make_line
 from pipelines.stage_log import StageLog
 from pipelines.stage_processes import end_stages
@@ -43,17 +43,27 @@ class LocalRun:
         parameters: Every parameter of the pipeline by name, but ``run_folder``.
         defaults: The pipeline's own values of them.
         started: When it began, in seconds of Unix time.
+        publish: Where the finished run is to be copied; empty: nowhere.
 
     Raises:
         InputError: If a finished run of that name exists, something else stands in the way, or an input is missing.
     """
 
     def __init__(
-        self, runs: Path, name: str, parameters: dict[str, Any], defaults: dict[str, Any], started: float
+        self,
+        runs: Path,
+        name: str,
+        parameters: dict[str, Any],
+        defaults: dict[str, Any],
+        started: float,
+        publish: str = "",
     ) -> None:
         run_folder.check(runs, name)
         inputs.check(parameters)
-        self.given, self.defaults, self.started = parameters, defaults, started
+        if publish:
+            publishing.check(publish, name)
+        self.given, self.defaults = parameters | {"publish": publish}, defaults | {"publish": ""}
+        self.started = started
         self.runs, self.name, self.folder = runs, name, runs / name
         self.work = self.folder / run_folder.WORK
         self.parameters = parameters | {"run_folder": _shown(self.folder)}
@@ -125,16 +135,13 @@ class LocalRun:
 
     def onward(self) -> str:
         """What to do after the run was interrupted, in one line."""
-        return f"What was done is kept; go on with: {make_line(self.name, self._own_runs, self.given, self.defaults)}"
+        again = make_line(self.name, _own_runs(self.runs), self.given, self.defaults)
+        return f"What was done is kept; go on with: {again}"
 
     def mended(self) -> str:
         """What to do after a stage has failed, in one line; the same command would fail again."""
-        where = make_line(self.name, self._own_runs, {}, {}).removeprefix("make pipeline ")
+        where = make_line(self.name, _own_runs(self.runs), {}, {}).removeprefix("make pipeline ")
         return f"What was done is kept; correct what is wrong and start again with the same {where}"
-
-    @property
-    def _own_runs(self) -> str | None:
-        return None if self.runs == Path(DEFAULT_RUNS).absolute() else _shown(self.runs)
 
     def _execute(self, pipeline: Any, log: StageLog) -> str | None:
         """Runs the pipeline with KFP's local runner; returns why it failed, or None."""
@@ -171,8 +178,14 @@ def main(arguments: list[str] | None = None) -> int:
         parser = _parser(pipeline)
         options, defaults = vars(parser.parse_args(arguments)), vars(parser.parse_args([]))
         runs, name = Path(options.pop("runs")).absolute(), options.pop("name") or _new_name()
-        run = LocalRun(runs, name, options, defaults, started)
-        return run.run(pipeline, interrupts)
+        place = options.pop("publish")
+        if not (place and publishing.is_finished(runs / name)):
+            run = LocalRun(runs, name, options, defaults, started, place)
+            if status := run.run(pipeline, interrupts):
+                return status
+        if place:
+            _publish(runs, name, place, interrupts)
+        return 0
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
@@ -184,6 +197,24 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         sys.stderr.write(f"error: no space left on the disk ({first_line(error)}); free some and run again\n")
         return 1
+
+
+def _publish(runs: Path, name: str, place: str, interrupts: Interrupts) -> None:
+    """Copies a finished run; what stops it is told together with the command that goes on with it."""
+    again = make_line(name, _own_runs(runs), {"publish": place}, {"publish": ""})
+    interrupts.heed()
+    try:
+        sys.stdout.write(f"published     {publishing.publish(runs / name, place)}\n")
+    except InputError as error:
+        raise InputError(f"the run is complete, but not published: {error}; publish it with: {again}") from error
+    except KeyboardInterrupt:
+        sys.stderr.write(f"the run is complete, but not published; go on with: {again}\n")
+        raise
+
+
+def _own_runs(runs: Path) -> str | None:
+    """The folder of all runs as a command would name it; None where it need not."""
+    return None if runs == Path(DEFAULT_RUNS).absolute() else _shown(runs)
 
 
 def _load_pipeline() -> Any:
@@ -201,6 +232,11 @@ def _parser(pipeline: Any) -> argparse.ArgumentParser:
     )
     parser.add_argument("--name", help="name of the run; default: the time")
     parser.add_argument("--runs", default=DEFAULT_RUNS, help="folder of all runs; default: %(default)s")
+    parser.add_argument(
+        "--publish",
+        default="",
+        help="path or s3:// prefix to copy the finished run to, under its name; default: nowhere",
+    )
     types = {"NUMBER_INTEGER": int, "NUMBER_DOUBLE": float, "STRING": str}
     spec = pipeline.pipeline_spec
     for key, parameter in sorted(spec.root.input_definitions.parameters.items()):
@@ -236,7 +272,7 @@ def _prepare_environment(runs: Path, name: str) -> None:
     }
     for key, value in environment.items():
         os.environ.setdefault(key, value)
-    os.environ |= {"KFP_RUN_ID": name, "KFP_RUN_NAME": name}
+    os.environ |= {"KFP_RUN_ID": name, "KFP_RUN_NAME": name, "MODELCORE_WORK": str(runs / name / run_folder.WORK)}
     os.environ.pop("MLFLOW_RUN_ID", None)
     tracking.ensure_experiment(artifacts=runs / "mlartifacts")
 

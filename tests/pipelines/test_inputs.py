@@ -22,9 +22,7 @@ def good(tmp_path):
     return {"corpus": text, "heldout": text, "instructions": text, "preset": "llama-nano"}
 
 
-@pytest.mark.parametrize(
-    "other", [{}, {"heldout": ""}, {"corpus": "s3://bucket/texts"}, {"preset": "gpt2-small"}, {"preset": "own.yaml"}]
-)
+@pytest.mark.parametrize("other", [{}, {"heldout": ""}, {"preset": "gpt2-small"}, {"preset": "own.yaml"}])
 def test_what_is_there_may_begin(good, other, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     inputs.check(good | other)
@@ -53,6 +51,16 @@ def test_what_is_missing_is_one_line_that_names_it(good, other, message, tmp_pat
     (tmp_path / "broken.yaml").write_text(RECIPE.replace("steps", "stepps"))
     with pytest.raises(InputError, match=message):
         inputs.check(good | other)
+
+
+def test_what_is_on_s3_is_looked_for_there(good, s3_bucket, s3_server):
+    s3_server.client().put_object(Bucket=s3_bucket, Key="texts/a.txt", Body=b"x")
+    inputs.check(good | {"corpus": f"s3://{s3_bucket}/texts", "instructions": f"s3://{s3_bucket}/texts/a.txt"})
+    for parameter in ("corpus", "heldout", "instructions"):
+        with pytest.raises(InputError, match=rf"^{parameter} 's3://{s3_bucket}/test' does not exist; give a"):
+            inputs.check(good | {parameter: f"s3://{s3_bucket}/test"})
+    with pytest.raises(InputError, match=r"^s3://no-such-bucket-here/texts: there is no such bucket$"):
+        inputs.check(good | {"corpus": "s3://no-such-bucket-here/texts"})
 
 
 def test_a_recipe_of_the_librarys_is_found_without_torch(good):

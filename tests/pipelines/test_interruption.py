@@ -33,6 +33,7 @@ def driver(tmp_path, mlflow_store, monkeypatch):
                 heldout="",
                 instructions=__file__,
                 preset="llama-nano",
+                publish="",
                 **given,
             )
 
