@@ -1,4 +1,4 @@
-"""The server's PostgreSQL database. MLflow's tables and the users' lie in it together, so one dump is one moment."""
+"""The server's PostgreSQL database. MLflow's tables and its users' lie in it together: one dump is one moment."""
 
 import os
 
@@ -22,9 +22,7 @@ def export(stores: Stores) -> None:
     try:
         options = Conninfo.parse(stores.database.encode())
     except psycopg.Error:  # its text may quote the address
-        raise OperatorError(
-            f"{BACKEND_STORE} cannot be read; special characters in it must be percent-encoded"
-        ) from None
+        raise OperatorError(f"{BACKEND_STORE} cannot be read; percent-encode special characters in it") from None
     for option in options:
         if option.val is not None and option.envvar is not None:
             os.environ[option.envvar.decode()] = option.val.decode()
@@ -41,3 +39,33 @@ def connect() -> psycopg.Connection:
     except psycopg.OperationalError as error:
         reason = " ".join(str(error).split())
         raise OperatorError(f"the database ({BACKEND_STORE}) cannot be used: {reason}") from None
+
+
+def tables(connection: psycopg.Connection) -> list[str]:
+    """The names of the tables there are."""
+    found = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = current_schema() ORDER BY 1")
+    return [name for (name,) in found]
+
+
+def revisions(connection: psycopg.Connection) -> dict[str, str]:
+    """The revision of MLflow's tables and of its users', by the name of the table that holds it; empty in a new one."""
+    names = [name for name in tables(connection) if name in ("alembic_version", "alembic_version_auth")]
+    found = {}
+    for name in names:
+        row = connection.execute(psycopg.sql.SQL("SELECT version_num FROM {}").format(psycopg.sql.Identifier(name)))
+        found[name] = str(next(iter(row))[0])
+    return found
+
+
+def require_alone(connection: psycopg.Connection) -> None:
+    """Makes sure that nobody else uses the database.
+
+    Raises:
+        OperatorError: If a server, or anybody, is connected.
+    """
+    others = connection.execute(
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+    )
+    if count := next(iter(others))[0]:
+        raise OperatorError(f"{count} other connections use the database; stop the server first")

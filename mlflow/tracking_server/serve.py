@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tracking_server import database
+from tracking_server import database, schema
 from tracking_server.settings import PORT, check_server_settings
 
 
@@ -15,10 +15,10 @@ def serve() -> None:
     ``MLFLOW_HOST`` and ``MLFLOW_PORT`` may name another address than 0.0.0.0:5000.
 
     Raises:
-        OperatorError: If a setting is missing or wrong, or the database cannot be used.
+        OperatorError: If a setting is missing or wrong, or the database cannot be used or is another version's.
     """
     database.export(check_server_settings())
-    database.connect().close()
+    schema.require_current()
     os.environ["MLFLOW_AUTH_CONFIG_PATH"] = str(Path(__file__).with_name("basic_auth.ini"))
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # with it, 15 processes and 2 GiB
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"

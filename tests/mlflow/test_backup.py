@@ -1,0 +1,128 @@
+"""Backup and restore: all or nothing, and no harm done. test_server.py restores a real server after a loss."""
+
+import gzip
+import hashlib
+import json
+
+import psycopg
+import pytest
+
+from tests.mlflow.conftest import objects
+
+
+@pytest.fixture(scope="module")
+def small(new_server, s3, tmp_path_factory):
+    """A database with a table and a function, a bucket with an object, and a backup of them; no server runs there."""
+    server = new_server("small")
+    assert server.run("create-bucket").returncode == 0
+    with psycopg.connect(server.environment["MLFLOW_BACKEND_STORE_URI"]) as connection:
+        connection.execute("CREATE TABLE alembic_version (version_num text)")
+        connection.execute("INSERT INTO alembic_version VALUES ('one')")
+        connection.execute("CREATE FUNCTION answer() RETURNS int LANGUAGE sql AS 'SELECT 42'")
+    s3.client().put_object(Bucket="small", Key="artifacts/deep/er/file", Body=b"first", ContentType="text/x-own")
+    s3.client().put_object(Bucket="small", Key="artifacts/deep", Body=b"a file that is a folder too")
+    s3.client().put_object(Bucket="small", Key="others/file", Body=b"not the server's")
+    folder = tmp_path_factory.mktemp("small") / "backup"
+    made = server.run("backup", folder)
+    assert made.returncode == 0, made.stderr
+    return server, folder
+
+
+def query(server, text):
+    with psycopg.connect(server.environment["MLFLOW_BACKEND_STORE_URI"]) as connection:
+        cursor = connection.execute(text)
+        return cursor.fetchall() if cursor.description else None
+
+
+def test_a_backup_holds_what_is_below_the_prefix_and_says_what_it_holds(small):
+    _, folder = small
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert (manifest["artifacts"], manifest["revisions"]) == (2, {"alembic_version": "one"})
+    assert {path.name for path in folder.iterdir()} == {"manifest.json", *manifest["sha256"]}
+    assert (folder.stat().st_mode & 0o777) == 0o700
+
+
+def test_a_backup_never_replaces_another(small):
+    server, folder = small
+    again = server.run("backup", folder)
+    assert (again.returncode, again.stderr) == (1, f"error: {folder} exists; a backup never replaces another\n")
+
+
+def test_a_database_that_holds_anything_is_replaced_only_when_told(small, s3):
+    server, folder = small
+    query(server, "UPDATE alembic_version SET version_num = 'two'")
+    query(server, "CREATE TABLE of_a_later_version (x int)")
+    s3.client().put_object(Bucket="small", Key="artifacts/deep/er/file", Body=b"second")
+    s3.client().put_object(Bucket="small", Key="artifacts/later", Body=b"stays")
+    refused = server.run("restore", folder)
+    assert refused.returncode == 1
+    assert refused.stderr == "error: the database holds 2 tables; --replace puts the backup in their place\n"
+    assert query(server, "SELECT version_num FROM alembic_version") == [("two",)]
+
+    for _ in range(2):  # what was restored can be replaced again
+        restored = server.run("restore", folder, "--replace")
+        assert restored.returncode == 0, restored.stderr
+        assert query(server, "SELECT version_num, answer() FROM alembic_version") == [("one", 42)]
+        assert query(server, "SELECT to_regclass('of_a_later_version')") == [(None,)]
+    there = objects(s3, "small")
+    assert there["artifacts/deep/er/file"] == (b"first", "text/x-own")
+    assert there["artifacts/later"][0] == b"stays"
+
+
+@pytest.mark.parametrize("file", ["database.sql.gz", "artifacts.tar"])
+def test_a_damaged_backup_is_refused_before_anything_is_touched(small, file, tmp_path):
+    server, folder = small
+    copy = copy_of(folder, tmp_path)
+    content = bytearray((copy / file).read_bytes())
+    content[len(content) // 2] ^= 1
+    (copy / file).write_bytes(content)
+    refused = server.run("restore", copy, "--replace")
+    assert refused.stderr == f"error: {copy} is damaged: {file} is not what was written\n"
+    assert query(server, "SELECT version_num FROM alembic_version") == [("one",)]
+
+
+def copy_of(folder, tmp_path):
+    (tmp_path / "copy").mkdir()
+    for path in folder.iterdir():
+        (tmp_path / "copy" / path.name).write_bytes(path.read_bytes())
+    return tmp_path / "copy"
+
+
+@pytest.mark.parametrize("end", ["SELECT 1 / 0;", "\\copy alembic_version from stdin\nhalf a line"])
+def test_a_dump_that_cannot_be_loaded_to_its_end_leaves_the_database_as_it_was(small, end, tmp_path):
+    server, folder = small
+    copy = copy_of(folder, tmp_path)
+    dump = gzip.decompress((copy / "database.sql.gz").read_bytes()).decode()
+    (copy / "database.sql.gz").write_bytes(gzip.compress((dump + end).encode()))
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["sha256"]["database.sql.gz"] = hashlib.sha256((copy / "database.sql.gz").read_bytes()).hexdigest()
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    query(server, "UPDATE alembic_version SET version_num = 'mine'")
+    refused = server.run("restore", copy, "--replace")
+    assert refused.returncode == 1
+    assert "the database is as it was" in refused.stderr
+    assert refused.stderr.count("\n") == 1
+    assert query(server, "SELECT version_num FROM alembic_version") == [("mine",)]
+    query(server, "UPDATE alembic_version SET version_num = 'one'")
+
+
+def test_something_that_is_no_backup_and_an_empty_database_are_one_line(small, new_server, tmp_path):
+    server, _ = small
+    assert server.run("restore", tmp_path).stderr.startswith(f"error: {tmp_path} is no backup: ")
+    empty = new_server("empty").run("backup", tmp_path / "of-nothing")
+    assert empty.stderr == "error: the database is empty; there is nothing to back up\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_backup_that_fails_leaves_nothing_behind(small, s3, tmp_path):
+    server, _ = small
+    before = server.environment
+    server.environment = before | {"AWS_SECRET_ACCESS_KEY": "not-the-key"}
+    try:
+        failed = server.run("backup", tmp_path / "new")
+    finally:
+        server.environment = before
+    assert failed.returncode == 1
+    assert failed.stderr.startswith("error: s3://small/artifacts cannot be used: ")
+    assert "not-the-key" not in failed.stderr
+    assert list(tmp_path.iterdir()) == []
