@@ -226,7 +226,13 @@ def check_cost(settings: Mapping[str, Any], region_of_prices: str) -> Finding:
 
 
 def _quota(account: Account, service: str, code: str) -> float:
-    answer = account.client("service-quotas").get_service_quota(ServiceCode=service, QuotaCode=code)
+    client = account.client("service-quotas")
+    try:
+        answer = client.get_service_quota(ServiceCode=service, QuotaCode=code)
+    except ClientError as error:  # the account has none of its own: AWS's default holds
+        if error.response["Error"]["Code"] != "NoSuchResourceException":
+            raise
+        answer = client.get_aws_default_service_quota(ServiceCode=service, QuotaCode=code)
     return float(answer["Quota"]["Value"])
 
 

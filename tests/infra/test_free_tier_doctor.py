@@ -300,6 +300,16 @@ def test_a_full_quota_of_networks_or_databases_fails(at_moto, settings):
     assert findings(account_module.check_database_quota, settings, empty).text.startswith("0 of 0 databases used")
 
 
+def test_where_the_account_has_no_quota_of_its_own_awss_default_counts(at_moto, settings):
+    default = {
+        ("service-quotas", "get_service_quota"): "NoSuchResourceException",
+        ("service-quotas", "get_aws_default_service_quota"): quota(40),
+    }
+    assert findings(account_module.check_database_quota, settings, default).text.endswith(
+        "of 40 databases used, 1 needed"
+    )
+
+
 def test_a_bucket_of_ones_own_is_a_warning_and_somebody_elses_fails(at_moto, settings):
     Session({}).client("s3", region_name="us-east-1").create_bucket(Bucket="mine-already")
     assert findings(account_module.check_bucket, settings | {"bucket_name": "mine-already"}).status == "warn"
