@@ -73,7 +73,7 @@ def test_a_secret_that_cannot_be_had_or_used_leaves_the_old_files(secrets, answe
     assert (secrets.folder / "run" / "mlflow.env").read_text() == before
 
 
-# --- gpt-pipeline and run-pipeline
+# --- gpt-pipeline
 
 
 @pytest.fixture
@@ -95,7 +95,11 @@ def test_a_pipeline_becomes_a_unit_of_its_own_with_no_secret_on_its_command_line
     assert "--unit=gpt-pipeline-night --uid=gpt --gid=gpt" in started
     assert "--property=EnvironmentFile=/run/gpt/pipeline.env" in started
     assert "--setenv=MLFLOW_TRACKING_URI=http://127.0.0.1:5000" in started
-    assert started.endswith("/usr/local/lib/gpt/run-pipeline night --steps 600 --corpus s3://bucket/corpus/my texts")
+    assert started.endswith(
+        "/opt/gpt/venv/bin/python -m pipelines.local --name night --runs /var/lib/gpt/runs "
+        "--checkpoint-uri s3://bucket/checkpoints/night --publish s3://bucket/runs "
+        "--steps 600 --corpus s3://bucket/corpus/my texts"
+    )
     assert "journalctl -f -o cat -u gpt-pipeline-night" in done.stdout
     assert "s3://bucket/runs/night/" in done.stdout
 
@@ -116,34 +120,12 @@ def test_without_root_it_says_what_to_type(pipeline):
     assert not any(call.startswith("systemd-run") for call in pipeline.calls)
 
 
-@pytest.fixture
-def run(machine):
-    machine.environment |= {"GPT_BUCKET": "bucket", "GPT_RUNS": "/runs", "GPT_PYTHON": "python-of-ours"}
-    machine.has("python-of-ours")
-    machine.has("aws")
-    return machine
-
-
-def test_checkpoints_go_to_the_bucket_and_outputs_when_it_is_done(run):
-    assert run.run("run-pipeline.sh", "night", "--steps", "5").returncode == 0
-    assert run.calls == [
-        "python-of-ours -m pipelines.local --name night --runs /runs "
-        "--checkpoint-uri s3://bucket/checkpoints/night --steps 5",
-        "aws s3 sync --only-show-errors /runs/night s3://bucket/runs/night",
-    ]
-
-
-def test_a_run_that_failed_uploads_nothing_and_fails(run):
-    run.has("python-of-ours", "exit 3")
-    assert run.run("run-pipeline.sh", "night").returncode == 3
-    assert not any(call.startswith("aws") for call in run.calls)
-
-
 def test_the_options_are_the_pipelines_own():
     from pipelines.local import _load_pipeline, _parser
 
-    given = _parser(_load_pipeline()).parse_args(["--name", "x", "--runs", "r", "--checkpoint-uri", "s3://b/c"])
-    assert (given.name, given.runs, given.checkpoint_uri) == ("x", "r", "s3://b/c")
+    words = ["--name", "x", "--runs", "r", "--checkpoint-uri", "s3://b/c", "--publish", "s3://b/runs"]
+    given = _parser(_load_pipeline()).parse_args(words)
+    assert (given.name, given.runs, given.checkpoint_uri, given.publish) == ("x", "r", "s3://b/c", "s3://b/runs")
 
 
 # --- install

@@ -21,7 +21,6 @@ locals {
     "fetch-secrets.sh" = "/usr/local/sbin/gpt-fetch-secrets"
     "idle-stop.sh"     = "/usr/local/sbin/gpt-idle-stop"
     "gpt-pipeline.sh"  = "/usr/local/bin/gpt-pipeline"
-    "run-pipeline.sh"  = "/usr/local/lib/gpt/run-pipeline"
   }
 
   units = ["mlflow.service", "gpt-idle-stop.service", "gpt-idle-stop.timer"]

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Starts the pipeline in the background, where it outlives the session: sudo gpt-pipeline NAME [OPTION ...]
+# Checkpoints go to the bucket while it trains, everything else when it is done.
 # The options are those of `python -m pipelines.local`, for example --corpus s3://BUCKET/corpus --steps 5000.
 set -euo pipefail
 
@@ -24,7 +25,8 @@ systemd-run --quiet --collect --unit="gpt-pipeline-$name" --uid=gpt --gid=gpt --
   --property=EnvironmentFile=/etc/gpt/gpt.env --property=EnvironmentFile=/run/gpt/pipeline.env \
   --setenv=MLFLOW_TRACKING_URI=http://127.0.0.1:5000 --setenv=HOME=/var/lib/gpt --setenv=TMPDIR=/var/tmp \
   --property=NoNewPrivileges=true --property=ProtectSystem=full \
-  /usr/local/lib/gpt/run-pipeline "$name" "$@"
+  /opt/gpt/venv/bin/python -m pipelines.local --name "$name" --runs /var/lib/gpt/runs \
+  --checkpoint-uri "s3://$GPT_BUCKET/checkpoints/$name" --publish "s3://$GPT_BUCKET/runs" "$@"
 cat <<END
 $name is running. Watch it:   sudo journalctl -f -o cat -u gpt-pipeline-$name     (Ctrl-C ends the watching alone)
 Stop it:                      sudo systemctl stop gpt-pipeline-$name              (the same command goes on with it)
