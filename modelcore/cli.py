@@ -75,6 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
         _add_convert,
         _add_evaluate,
         _add_register,
+        _add_deliver_tracking,
         _add_generate,
         _add_doctor,
     ):
@@ -331,6 +332,19 @@ def _add_register(commands: Commands) -> None:
     parser.add_argument("--evaluation", type=Path, required=True, help="folder with evaluation.json")
     parser.add_argument("--out", type=Path, required=True, help="JSON file for the version and the decision")
     parser.add_argument("--model-name", default="aic-gpt", help="name in the registry")
+
+
+def _add_deliver_tracking(commands: Commands) -> None:
+    def run(options: argparse.Namespace) -> int:
+        from modelcore.delivery import deliver_left
+
+        sys.stdout.write(f"delivered={deliver_left(options.folder)}\n")
+        return 0
+
+    parser = _add(commands, "deliver-tracking", run, "Send the MLflow server what a run tracked while it was away.")
+    parser.add_argument(
+        "folder", type=Path, metavar="FOLDER", help="folder of the run, such as runs/monday; or a stage's output"
+    )
 
 
 def _add_generate(commands: Commands) -> None:

@@ -17,7 +17,7 @@ import socket
 import socketserver
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -30,7 +30,17 @@ ADDRESS = "MODELCORE_RELAY"
 """The environment variable that names the socket."""
 
 _START = "start_stage"
-_METHODS = ("log_params", "log_metrics", "set_tags", "log_text", "log_chart", "log_path", "log_dataset", "end")
+_METHODS = (
+    "log_params",
+    "log_metrics",
+    "set_tags",
+    "log_text",
+    "log_chart",
+    "log_path",
+    "log_dataset",
+    "known_id",
+    "end",
+)
 _GRACE_SECONDS = 3.0  # for the runs of stages that were just ended
 
 
@@ -57,6 +67,11 @@ class RelayedRun(tracking.Run):
         except InputError:
             self._close()
             raise
+
+    def known_id(self, patience: float) -> str | None:
+        """The run's id, waited for at most ``patience`` seconds; None if it is not known then."""
+        self.run_id = self._tell("known_id", patience=patience)
+        return self.run_id
 
     def log_params(self, values: Mapping[str, Any]) -> None:
         """Logs what the run was asked to do; a parameter logged before keeps its value."""
@@ -114,11 +129,18 @@ class RelayedRun(tracking.Run):
 
 
 class Relay:
-    """Tracks the runs of the stages that are started while it is open; a context manager."""
+    """Tracks the runs of the stages that are started while it is open; a context manager.
+
+    Args:
+        start: Begins the run of a stage, given the stage's name.
+    """
+
+    def __init__(self, start: Callable[[str], tracking.Run] = tracking.start_run_of_stage) -> None:
+        self._start = start
 
     def __enter__(self) -> Self:
         self._folder = tempfile.TemporaryDirectory(prefix="modelcore-")  # a socket's name may have 100 characters
-        self._server = _Server(f"{self._folder.name}/relay", _Connection)
+        self._server = _Server(f"{self._folder.name}/relay", _Connection, self._start)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
         self._thread.start()
         os.environ[ADDRESS] = str(self._server.server_address)
@@ -138,8 +160,11 @@ class Relay:
 class _Server(socketserver.ThreadingUnixStreamServer):
     daemon_threads = True  # what keeps a connection open must not keep the driver from ending
 
-    def __init__(self, address: str, handler: type[socketserver.BaseRequestHandler]) -> None:
+    def __init__(
+        self, address: str, handler: type[socketserver.BaseRequestHandler], start: Callable[[str], tracking.Run]
+    ) -> None:
         super().__init__(address, handler)
+        self.start_stage = start
         self.connections: list[threading.Thread] = []
 
 
@@ -160,9 +185,11 @@ class _Connection(socketserver.StreamRequestHandler):
                     message = json.loads(line)
                     try:
                         if message["method"] == _START:
-                            run = tracking.start_run_of_stage(**message["arguments"])
+                            run = self.server.start_stage(message["arguments"]["name"])
                         else:
-                            _apply(run, message["method"], message["arguments"])
+                            if message["method"] not in _METHODS:
+                                raise ValueError(f"{message['method']!r} is no method of a run")
+                            tracking.call(run, message["method"], message["arguments"])
                             ended = message["method"] == "end"
                         answer: dict[str, Any] = {"run_id": run.run_id}
                     except Exception as error:  # the stage's to report
@@ -172,18 +199,6 @@ class _Connection(socketserver.StreamRequestHandler):
             if not ended:
                 with contextlib.suppress(Exception):
                     run.end(failure="its process ended without a word; was it killed, for want of memory perhaps?")
-
-
-def _apply(run: tracking.Run, method: str, arguments: dict[str, Any]) -> None:
-    if method not in _METHODS:
-        raise ValueError(f"{method!r} is no method of a run")
-    positional = arguments.pop("columns", [])
-    if method == "log_path":
-        arguments["path"] = Path(arguments["path"])
-    if method == "log_chart":
-        run.log_chart(arguments["file"], arguments["chart"], *positional)
-    else:
-        getattr(run, method)(**arguments)
 
 
 def _told(error: Exception) -> str:

@@ -20,7 +20,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from modelcore import threads, tracking
+from modelcore import logs, threads, tracking
 from modelcore.atomic import disk_is_full, write_json
 from modelcore.errors import InputError, first_line
 from modelcore.interrupts import Interrupts
@@ -82,15 +82,16 @@ class LocalRun:
         Raises:
             InputError: If the run is under way in another process.
         """
-        with (
-            run_folder.only_one(self.folder),
-            Relay(),
-            open(self.folder / run_folder.LOG, "a", encoding="utf-8") as file,
-        ):
+        with run_folder.only_one(self.folder), contextlib.ExitStack() as opened:
             end_stages(self.root)  # of a process that was killed before its stages were
             _prepare_environment(self.runs, self.name)
-            tracked = tracking.start_pipeline(self.name, self.parameters)
+            tracked, complete = tracking.start_pipeline(self.name, self.parameters, self.folder), False
+            opened.callback(lambda: tracked.deliver(complete))  # last: when the relay is closed nothing more comes
+            opened.enter_context(Relay(tracked.start_stage))
+            file = opened.enter_context(open(self.folder / run_folder.LOG, "a", encoding="utf-8"))
             try:
+                if tracked.run_id is not None:
+                    tracking.deliver_earlier(self.runs)
                 sys.stderr.write(
                     f"run {self.name}: outputs under {_shown(self.folder)}, log in {_shown(Path(file.name))}\n"
                 )
@@ -124,8 +125,11 @@ class LocalRun:
                 },
             )
             run_folder.point_latest(self.runs, self.name)
-        shutil.rmtree(self.work)
-        _print_table(summaries, self.folder, seconds)
+            shutil.rmtree(self.work)
+            _print_table(summaries, self.folder, seconds)
+            self._tell_unregistered(summaries)
+            interrupts.heed()
+            complete = True
         return 0
 
     @property
@@ -142,6 +146,17 @@ class LocalRun:
         """What to do after a stage has failed, in one line; the same command would fail again."""
         where = make_line(self.name, _own_runs(self.runs), {}, {}).removeprefix("make pipeline ")
         return f"What was done is kept; correct what is wrong and start again with the same {where}"
+
+    def _tell_unregistered(self, summaries: list[StageSummary]) -> None:
+        """Says how to register the model, where the registry was away."""
+        for results in (summary.results for summary in summaries if summary.stage == "register_model"):
+            if results["version"] is None:
+                folder = _shown(self.folder)
+                sys.stderr.write(
+                    f"note: the model is {results['decision']}; register it with: modelcore register "
+                    f"--export {folder}/export --evaluation {folder}/report/evaluation "
+                    f"--out {folder}/report/registration.json --model-name {results['model_name']}\n"
+                )
 
     def _execute(self, pipeline: Any, log: StageLog) -> str | None:
         """Runs the pipeline with KFP's local runner; returns why it failed, or None."""
@@ -173,6 +188,7 @@ def main(arguments: list[str] | None = None) -> int:
         say_goodbye()
 
     interrupts = Interrupts(last_words=end_at_once)
+    logs.configure()
     try:
         pipeline = _load_pipeline()
         parser = _parser(pipeline)

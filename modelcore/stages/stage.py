@@ -125,7 +125,7 @@ class Stage:
         try:
             for path, output in self._outputs.items():
                 output.check(path)
-            self.run = tracking.start_stage(self.summary.stage)
+            self.run = tracking.start_stage(self.summary.stage, next(iter(self._outputs), None))
             self.run.log_params(self.summary.parameters)
         except Exception as error:
             self._fail(error)

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from modelcore import tracking
+from modelcore import mlflow_runs
 from pipelines import local, run_folder
 
 
@@ -62,7 +62,7 @@ PLACES = {
     "while MLflow is made ready": (local, "_prepare_environment"),
     "while stages run": (local.LocalRun, "_execute"),
     "while outputs are collected": (run_folder, "collect"),
-    "while the report is tracked": (tracking.MLflowRun, "log_path"),
+    "while the report is tracked": (mlflow_runs.MLflowRun, "log_path"),
 }
 
 

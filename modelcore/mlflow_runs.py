@@ -1,0 +1,431 @@
+"""Runs in MLflow: made, found again, written to, ended.
+
+With :mod:`modelcore.registry` and :mod:`modelcore.system_metrics` the only file that imports mlflow.
+
+Whatever is done here may be done again, for an answer that was lost leaves unclear whether the server did it:
+
+* A run carries its journal's id as the tag ``modelcore.attempt``. It is looked for before it is made; one that a
+  request made which had been given up, and arrived late, is deleted when the run ends.
+* MLflow's key of a metric is its name, step, time and value: the same point, with the time of the call, is stored once.
+* A parameter keeps its value, a tag, an artifact and a status are set to what they are, a data set is known by digest.
+
+This holds for MLflow's databases, of a server or direct. Its old store of plain files, which MLflow 3 refuses
+unless asked for it (``MLFLOW_ALLOW_FILE_STORE``), writes a point twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from modelcore import tracking
+from modelcore.atomic import disk_is_full
+from modelcore.delivery import UndeliveredError
+from modelcore.errors import InputError, first_line
+from modelcore.journal import Entry, without_password
+from modelcore.system_metrics import SystemMetrics
+
+_ATTEMPT = "modelcore.attempt"
+# A request that fails is made again by who delivers, so MLflow need not; and none may hang for minutes.
+_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+_TIMEOUT, _LONGEST_TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT", 600
+_own_timeout = False  # whether it is this module's, and not the user's
+
+
+class MLflowRun(tracking.Run):
+    """A run in the MLflow that ``MLFLOW_TRACKING_URI`` names, written to directly.
+
+    Args:
+        run_id: Its id.
+        owned: Whether to end it; KFP's launcher ends the runs that it made.
+        at: The time to give to what is written, milliseconds of Unix time; None: that of each call.
+    """
+
+    def __init__(self, run_id: str, *, owned: bool, at: int | None = None) -> None:
+        from mlflow.tracking import MlflowClient
+
+        self.run_id: str = run_id
+        self._owned, self._at = owned, at
+        self._client = MlflowClient()
+        self._monitor: SystemMetrics | None = None
+
+    def sample_system_metrics(self) -> None:
+        """Logs the machine's load in the background until the run ends."""
+        self._monitor = SystemMetrics(self)
+
+    def log_params(self, values: Mapping[str, Any]) -> None:
+        """Logs what the run was asked to do; a parameter logged before keeps its value."""
+        from mlflow.entities import Param
+
+        known = self._client.get_run(self.run_id).data.params if values else {}
+        fresh = [Param(key, str(value)) for key, value in values.items() if key not in known]
+        for first in range(0, len(fresh), 100):  # as many as MLflow takes at once
+            self._client.log_batch(self.run_id, params=fresh[first : first + 100])
+
+    def log_metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
+        """Logs figures, each finite one, at ``step`` of their curve."""
+        self.log_points([(values, step, self._now())])
+
+    def log_points(self, points: Sequence[tuple[Mapping[str, float], int | None, int]]) -> None:
+        """Logs figures, steps and times in milliseconds, as many as there are."""
+        from mlflow.entities import Metric
+
+        metrics = [
+            Metric(key, float(value), at, step or 0)
+            for values, step, at in points
+            for key, value in values.items()
+            if math.isfinite(value)
+        ]
+        for first in range(0, len(metrics), 1000):  # as many as MLflow takes at once
+            self._client.log_batch(self.run_id, metrics=metrics[first : first + 1000])
+
+    def set_tags(self, values: Mapping[str, str]) -> None:
+        """Sets tags."""
+        from mlflow.entities import RunTag
+
+        self._client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in values.items()])
+
+    def log_text(self, text: str, file: str) -> None:
+        """Stores ``text`` as the artifact ``file``."""
+        self._client.log_text(self.run_id, text, file)
+
+    def log_chart(self, file: str, chart: tracking.Chart, *columns: tracking.Columns) -> None:
+        """Draws a picture and stores it as the artifact ``file``; arguments as in :meth:`Run.log_chart`."""
+        from modelcore import charts
+
+        figure = getattr(charts, chart)(*columns)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / Path(file).name
+            figure.savefig(path, bbox_inches="tight")
+            self.log_path(path, str(Path(file).parent) if Path(file).parent != Path() else None)
+
+    def log_path(self, path: Path, folder: str | None = None) -> None:
+        """Stores a file, or a folder's content, under the artifact folder ``folder``."""
+        if Path(path).is_dir():
+            self._client.log_artifacts(self.run_id, str(path), folder)
+        else:
+            self._client.log_artifact(self.run_id, str(path), folder)
+
+    def log_dataset(self, *, name: str, source: str, digest: str, rows: int, context: str) -> None:
+        """Records that the run read a data set; arguments as in :meth:`Run.log_dataset`."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        dataset = Dataset(
+            name=name,
+            digest=digest[:36],
+            source_type="local" if "://" not in source else source.split("://")[0],
+            source=json.dumps({"uri": source}),
+            profile=json.dumps({"documents": rows, "sha256": digest}),
+        )
+        tag = InputTag("mlflow.data.context", context)
+        self._client.log_inputs(self.run_id, [DatasetInput(dataset, [tag])])
+
+    def end(self, failure: str | None = None) -> None:
+        """Ends the run, unless another process (KFP's launcher) made it and will end it itself."""
+        if self._monitor is not None:
+            self._monitor.finish()
+            self._monitor = None
+        if failure is not None:
+            self._client.set_tag(self.run_id, "failure", failure[:5000])
+        if self._owned:
+            statuses = {None: "FINISHED", tracking.INTERRUPTED: "KILLED"}
+            self._client.set_terminated(self.run_id, statuses.get(failure, "FAILED"), self._now())
+
+    def _now(self) -> int:
+        return int(time.time() * 1000) if self._at is None else self._at
+
+
+def start(plan: tracking.Plan) -> MLflowRun:
+    """The run that ``plan`` describes, begun.
+
+    Raises:
+        InputError: If MLflow cannot be used.
+    """
+    with _usable():
+        run = MLflowRun(_begin(plan), owned=plan.run_id is None)
+        if plan.parameters is not None:
+            run.log_params(plan.parameters)
+        run.sample_system_metrics()
+        return run
+
+
+def make_ready() -> None:
+    """Imports what delivering needs, which takes seconds, and has MLflow say nothing and give up soon."""
+    import mlflow.tracking  # noqa: F401
+
+    global _own_timeout
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    _own_timeout = _own_timeout or _TIMEOUT not in os.environ
+    for key, value in _PATIENCE.items():
+        os.environ.setdefault(key, value)
+
+
+def be_patient() -> None:
+    """Takes back what :func:`make_ready` set for this process or the one that started it: MLflow's own patience."""
+    global _own_timeout
+    _own_timeout = False
+    for key, value in _PATIENCE.items():
+        if os.environ.get(key) == value:
+            del os.environ[key]
+
+
+def deliver(entries: list[Entry], run_id: str | None, folder: Path) -> str:
+    """Makes the calls of a journal's entries.
+
+    Args:
+        entries: One entry, or several that log metrics of one run.
+        run_id: The run's id; None for the entry that begins it.
+        folder: The journal's folder, with the files that entries speak of.
+
+    Returns:
+        The run's id.
+
+    Raises:
+        UndeliveredError: If it could not be done.
+    """
+    first = entries[0]
+    try:
+        if first.method == "begin":
+            return _begin(tracking.Plan(**first.arguments), first.run, first.at)
+        if run_id is None:
+            raise UndeliveredError("its run has not been begun", "refused")
+        arguments = dict(first.arguments)
+        run = MLflowRun(run_id, owned=arguments.pop("owned", False), at=first.at)
+        if first.method == "log_metrics":
+            run.log_points([(entry.arguments["values"], entry.arguments["step"], entry.at) for entry in entries])
+        else:
+            if first.method == "log_path":
+                arguments["path"] = folder / arguments["path"]
+            if first.method == "end":
+                _delete_doubles(first.run, run_id)
+            tracking.call(run, first.method, arguments)
+    except UndeliveredError:
+        raise
+    except Exception as error:
+        if "timed out" in str(error):
+            _set_timeout(longer=True)
+        reason = undelivered(error)
+        if reason.kind == "refused" and first.method != "begin":
+            reason = UndeliveredError(first_line(error), "refused")
+        raise reason from error
+    _set_timeout(longer=False)
+    return run_id
+
+
+def cannot_be_used(error: BaseException) -> str:
+    """What to say, in one line, of an error for which MLflow cannot be used."""
+    uri = without_password(os.environ["MLFLOW_TRACKING_URI"])
+    return f"MLflow at {uri} (MLFLOW_TRACKING_URI) cannot be used: {first_line(error)}"
+
+
+def undelivered(error: Exception) -> UndeliveredError:
+    """What an error of MLflow's, or of what it stores artifacts with, means for a call."""
+    from mlflow.exceptions import MlflowException
+
+    text, status, library = str(error), 400, type(error).__module__.partition(".")[0]
+    if isinstance(error, MlflowException):
+        status = error.get_http_status_code()
+    elif library == "requests":  # artifacts
+        status = getattr(getattr(error, "response", None), "status_code", 503)
+    elif library in ("botocore", "boto3", "urllib3", "sqlalchemy") or _is_of_a_device(error):
+        status = 503
+    # An address that does not exist, a certificate that is not trusted, a page that is not MLflow's.
+    wrong = ("Name or service not known", "nodename nor servname", "CERTIFICATE_VERIFY_FAILED", "not in a valid JSON")
+    if (
+        status in (401, 403)
+        or getattr(error, "error_code", "") == "ENDPOINT_NOT_FOUND"
+        or any(w in text for w in wrong)
+    ):
+        return UndeliveredError(cannot_be_used(error), "denied")
+    if status in (408, 429) or status >= 500:
+        return UndeliveredError(_innermost(error), "away")
+    return UndeliveredError(cannot_be_used(error), "refused")
+
+
+def _is_of_a_device(error: Exception) -> bool:
+    """Whether a disk or a network failed, which may be better soon; a file that is missing stays so."""
+    return isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
+
+
+def _innermost(error: BaseException) -> str:
+    """Why the server is away, in one line: the error that began it, for the library's own lines are long."""
+    uri = without_password(os.environ["MLFLOW_TRACKING_URI"])
+    cause = error
+    while (deeper := cause.__cause__ or cause.__context__) is not None:
+        cause = deeper
+    return f"MLflow at {uri} cannot be reached: {first_line(cause)[:300]}"
+
+
+def _set_timeout(*, longer: bool) -> None:
+    """Doubles the time for the next request, for a server that needs longer would never be done; or takes that back."""
+    if _own_timeout:
+        seconds = min(2 * int(os.environ[_TIMEOUT]), _LONGEST_TIMEOUT) if longer else int(_PATIENCE[_TIMEOUT])
+        os.environ[_TIMEOUT] = str(seconds)
+
+
+def _begin(plan: tracking.Plan, attempt: str = "", at: int | None = None) -> str:
+    """The id of the run that ``plan`` describes, made or found."""
+    from mlflow.tracking import MlflowClient
+
+    if plan.run_id is not None:
+        return str(MlflowClient().get_run(plan.run_id).info.run_id)
+    if attempt and (found := _attempts(plan.experiment, attempt)):
+        return found[0]
+    mark = {_ATTEMPT: attempt} if attempt else {}
+    if plan.parameters is not None:
+        return _begin_pipeline(plan, mark, at)
+    tags = {"mlflow.runName": plan.name, "stage": plan.name} | mark
+    if plan.pipeline_run_id is not None:
+        parent = find_or_create_pipeline_run(plan, at=at)
+        tags |= {
+            "mlflow.parentRunId": parent,
+            "kfp.pipeline_run_id": plan.pipeline_run_id,
+            "kfp.task_name": plan.name,
+        }
+    return _create_run(plan, tags, at)
+
+
+def _begin_pipeline(plan: tracking.Plan, mark: dict[str, str], at: int | None) -> str:
+    """The run of a whole pipeline, begun or taken up again; see :func:`modelcore.tracking.start_pipeline`."""
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient()
+    run_id = find_or_create_pipeline_run(plan, mark, at)
+    left = f"tags.`mlflow.parentRunId` = '{run_id}' and attributes.status = 'RUNNING'"
+    for stage in client.search_runs([_experiment_id(plan.experiment)], left):
+        client.set_terminated(stage.info.run_id, "KILLED")
+    before = client.get_run(run_id)
+    found = before.data
+    if found.params and found.params != {key: str(value) for key, value in (plan.parameters or {}).items()}:
+        if before.info.status == "RUNNING":  # its driver died; one that has ended stays as it ended
+            client.set_terminated(run_id, "KILLED")
+        return _create_pipeline_run(plan, mark, at)
+    if "failure" in found.tags:
+        client.delete_tag(run_id, "failure")
+    client.update_run(run_id, status="RUNNING")
+    for key, value in mark.items():
+        client.set_tag(run_id, key, value)
+    return run_id
+
+
+def find_or_create_pipeline_run(
+    plan: tracking.Plan, mark: Mapping[str, str] | None = None, at: int | None = None
+) -> str:
+    """The id of the newest MLflow run that stands for the whole pipeline run of ``plan``, made at the first call."""
+    from mlflow.tracking import MlflowClient
+
+    found = MlflowClient().search_runs(
+        [_experiment_id(plan.experiment)],
+        f"tags.`kfp.pipeline_run_id` = '{plan.pipeline_run_id}' and tags.`stage` = 'pipeline'",
+        max_results=1,
+    )
+    if found:
+        return str(found[0].info.run_id)
+    return _create_pipeline_run(plan, mark or {}, at)
+
+
+def _create_pipeline_run(plan: tracking.Plan, mark: Mapping[str, str], at: int | None) -> str:
+    name = plan.pipeline_name or str(plan.pipeline_run_id)
+    tags = {"mlflow.runName": name, "stage": "pipeline", "kfp.pipeline_run_id": str(plan.pipeline_run_id)}
+    return _create_run(plan, {**tags, **mark}, at)
+
+
+def _create_run(plan: tracking.Plan, tags: dict[str, str], at: int | None) -> str:
+    from mlflow.tracking import MlflowClient
+
+    run = MlflowClient().create_run(_experiment_id(plan.experiment), start_time=at, tags=tags)
+    return str(run.info.run_id)
+
+
+def _attempts(experiment: str, attempt: str) -> list[str]:
+    """The ids of the runs that requests for one and the same run have made."""
+    from mlflow.tracking import MlflowClient
+
+    found = MlflowClient().search_runs([_experiment_id(experiment)], f"tags.`{_ATTEMPT}` = '{attempt}'")
+    return sorted(str(run.info.run_id) for run in found)
+
+
+def _delete_doubles(attempt: str, run_id: str) -> None:
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient()
+    experiment = client.get_run(run_id).info.experiment_id
+    for double in client.search_runs([experiment], f"tags.`{_ATTEMPT}` = '{attempt}'"):
+        if double.info.run_id != run_id:
+            client.delete_run(double.info.run_id)
+
+
+@contextlib.contextmanager
+def _usable() -> Iterator[None]:
+    """Turns what MLflow raises where its server or database cannot be used into one line."""
+    from mlflow.exceptions import MlflowException
+
+    errors: list[type[Exception]] = [MlflowException, OSError]
+    with contextlib.suppress(ImportError):  # mlflow-skinny, which speaks to servers only, comes without it
+        from sqlalchemy.exc import SQLAlchemyError
+
+        errors.append(SQLAlchemyError)
+    try:
+        yield
+    except tuple(errors) as error:
+        if disk_is_full(error):
+            raise
+        raise InputError(cannot_be_used(error)) from error
+
+
+def ensure_experiment(name: str, artifacts: Path) -> None:
+    """Makes the experiment ``name``, its artifacts under ``artifacts``, in a database that is written to directly.
+
+    Raises:
+        InputError: If MLflow cannot be used.
+    """
+    with _usable():
+        _experiment_id(name, artifacts.absolute().as_uri())
+
+
+def _make_database(uri: str) -> None:
+    """Makes MLflow's SQLite database, if ``uri`` names one that does not exist, as a whole.
+
+    MLflow makes its tables one after the other, in seconds, and cannot use what an interrupt or a full disk leaves.
+    """
+    if not uri.startswith("sqlite:///") or "?" in uri or (path := Path(uri.removeprefix("sqlite:///"))).exists():
+        return
+    from mlflow.tracking import MlflowClient
+
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        fresh = Path(folder) / path.name
+        MlflowClient(f"sqlite:///{fresh}").search_experiments(max_results=1)
+        try:
+            os.link(fresh, path)
+        except FileExistsError:
+            pass  # another process was faster
+        except OSError:  # a file system without hard links
+            os.replace(fresh, path)
+
+
+def _experiment_id(name: str, artifacts: str | None = None) -> str:
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
+    _make_database(os.environ["MLFLOW_TRACKING_URI"])
+    client = MlflowClient()
+    experiment = client.get_experiment_by_name(name)
+    if experiment is not None:
+        return str(experiment.experiment_id)
+    try:
+        return str(client.create_experiment(name, artifact_location=artifacts))
+    except MlflowException:  # another process made it between the two calls
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
+            raise
+        return str(experiment.experiment_id)
