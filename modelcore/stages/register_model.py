@@ -82,7 +82,7 @@ def _register(export: Path, score: Score, model_name: str, run: tracking.Run) ->
     if run_id is None:
         raise registry.AwayError(
             f"MLflow did not answer in {PATIENCE_SECONDS:.0f} s, and the registry needs it; "
-            f"register the model later: modelcore register --export {export} --evaluation … --model-name {model_name}"
+            "`modelcore register` registers the model later"
         )
     champion = registry.find_alias(model_name, "champion")
     reigning = _reigning_score(champion.tags) if champion is not None else None
