@@ -18,6 +18,7 @@ from modelcore.s3.client import PART, DamagedError, Workers, client, one_line_er
 logger = logging.getLogger(__name__)
 
 _UNFINISHED = ".part"
+_PIECE = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -111,16 +112,19 @@ def _fetch_large(workers: Workers, listed: Listed, target: Path, part_file: Path
     if told is None or told.etag != listed.etag:
         raise _changed(listed)
 
-    def fetch(start: int) -> bytes:
+    def fetch(start: int) -> bytearray:
         end = min(start + PART, listed.size)
 
-        def request() -> bytes:
+        def request() -> bytearray:
             answer = client().get_object(
                 Bucket=listed.bucket, Key=listed.key, IfMatch=listed.etag, Range=f"bytes={start}-{end - 1}"
             )
-            content: bytes = answer["Body"].read()
-            if len(content) != end - start:
-                raise DamagedError(f"{len(content)} bytes came where {end - start} were asked for")
+            content, filled = bytearray(end - start), 0
+            while piece := answer["Body"].read(_PIECE):  # reading all at once would take the memory twice
+                content[filled : filled + len(piece)] = piece
+                filled += len(piece)
+            if filled != end - start:
+                raise DamagedError(f"{filled} bytes came where {end - start} were asked for")
             return content
 
         return workers.patiently(listed.address, request)
