@@ -206,11 +206,11 @@ def test_cloud_init_writes_the_scripts_as_they_are_and_runs_the_installation(use
     assert first == "#cloud-config"
     content = yaml.safe_load(rest)
     files = {file["path"]: file for file in content["write_files"]}
-    assert files["/usr/local/sbin/gpt-idle-stop"]["content"] == (COMPUTE / "files" / "idle-stop.sh").read_text()
+    assert files["/usr/bin/gpt-idle-stop"]["content"] == (COMPUTE / "files" / "idle-stop.sh").read_text()
     assert files["/etc/systemd/system/mlflow.service"]["content"] == (COMPUTE / "files" / "mlflow.service").read_text()
     assert len(files) == len(list((COMPUTE / "files").iterdir())) + 1
-    assert all(file["permissions"] == "0755" for path, file in files.items() if path.startswith("/usr/local"))
-    assert content["runcmd"] == [["/usr/local/sbin/gpt-install"]]
+    assert all(file["permissions"] == "0755" for path, file in files.items() if path.startswith("/usr/bin/"))
+    assert content["runcmd"] == [["/usr/bin/gpt-install"]]
     settings = dict(line.split("=", 1) for line in files["/etc/gpt/gpt.env"]["content"].splitlines())
     assert settings["GPT_DATABASE"] == "mlflow@db.test:5432/mlflow"
     assert settings["GPT_REPOSITORY_REF"] == "v0.1.0"

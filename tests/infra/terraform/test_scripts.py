@@ -214,5 +214,5 @@ def test_the_units_call_what_cloud_init_writes():
     for unit in [*FILES.glob("*.service"), *FILES.glob("*.timer")]:
         assert f'"{unit.name}"' in placed
         for line in unit.read_text().splitlines():
-            if line.startswith("Exec") and "/usr/local/" in line:
-                assert f'"{line[line.index("/usr/local/") :].split()[0]}"' in placed
+            if line.startswith("Exec") and "/usr/bin/" in line:
+                assert f'"{line[line.index("/usr/bin/") :].split()[0]}"' in placed

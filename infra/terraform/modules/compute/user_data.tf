@@ -16,11 +16,12 @@ locals {
     GPT_COOKIE_KEY        = aws_ssm_parameter.cookie_key.name
   }
 
+  # In /usr/bin: what sudo looks through on Amazon Linux leaves /usr/local out.
   programs = {
-    "install.sh"       = "/usr/local/sbin/gpt-install"
-    "fetch-secrets.sh" = "/usr/local/sbin/gpt-fetch-secrets"
-    "idle-stop.sh"     = "/usr/local/sbin/gpt-idle-stop"
-    "gpt-pipeline.sh"  = "/usr/local/bin/gpt-pipeline"
+    "install.sh"       = "/usr/bin/gpt-install"
+    "fetch-secrets.sh" = "/usr/bin/gpt-fetch-secrets"
+    "idle-stop.sh"     = "/usr/bin/gpt-idle-stop"
+    "gpt-pipeline.sh"  = "/usr/bin/gpt-pipeline"
   }
 
   units = ["mlflow.service", "gpt-idle-stop.service", "gpt-idle-stop.timer"]
@@ -43,6 +44,6 @@ locals {
         content     = file("${path.module}/files/${unit}")
       }],
     )
-    runcmd = [["/usr/local/sbin/gpt-install"]]
+    runcmd = [["/usr/bin/gpt-install"]]
   })])
 }
