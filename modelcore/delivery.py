@@ -141,7 +141,8 @@ class Sender:
             self._changed.notify_all()
 
     def _wait_for_better(self, error: UndeliveredError, delay: float) -> None:
-        self.journal.sync()  # it holds the only copy for a while
+        with contextlib.suppress(OSError):
+            self.journal.sync()  # it holds the only copy for a while
         with self._changed:
             if self.trouble is None and (error.kind == "away" or self._reached):  # else it is an error of who began
                 logger.warning(

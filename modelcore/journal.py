@@ -14,6 +14,7 @@ journal is opened again. Only a machine that goes down can lose more; :meth:`Jou
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -169,14 +170,18 @@ class Journal:
         return entries
 
     def mark(self, entries: list[Entry], run_id: str | None = None) -> None:
-        """Writes that ``entries``, the first that waited, are delivered, and the id of the run that the first began."""
+        """Writes that ``entries``, the first that waited, are delivered, and the id of the run that the first began.
+
+        On a full disk it is only remembered: delivering them again, after a crash, does no harm.
+        """
         mark: dict[str, Any] = {"delivered": entries[-1].n}
         if run_id is not None:
             self.run_ids[entries[0].run] = run_id
             mark |= {"run": entries[0].run, "run_id": run_id}
         with self._lock:
-            self._write(mark)
             self._delivered = entries[-1].n
+            with contextlib.suppress(OSError):
+                self._write(mark)
         for entry in entries:
             if entry.method == "log_path":
                 shutil.rmtree((self.folder / entry.arguments["path"]).parent, ignore_errors=True)
@@ -187,11 +192,13 @@ class Journal:
 
     def close(self) -> None:
         """Closes the journal: its folder is removed if nothing in it waits, and can be opened again otherwise."""
-        if not self.waiting:
-            shutil.rmtree(self.folder, ignore_errors=True)
-        else:
-            self.sync()
-        os.close(self._file)
+        with self._lock:
+            if not self.waiting:
+                shutil.rmtree(self.folder, ignore_errors=True)
+            else:
+                self.sync()
+            os.close(self._file)
+            self._file = -1
 
     def _read(self) -> str | None:
         """Reads all lines and cuts off what was torn at the end; returns the server that the journal is for."""
@@ -208,6 +215,7 @@ class Journal:
                     self._last = value["n"]
                 elif "delivered" in value:
                     self._delivered = value["delivered"]
+                    self._last = max(self._last, self._delivered)
                     if "run_id" in value:
                         self.run_ids[value["run"]] = value["run_id"]
                 elif "tracking_uri" in value:
@@ -216,6 +224,8 @@ class Journal:
         return head
 
     def _write(self, value: Mapping[str, Any]) -> None:
+        if self._file < 0:
+            raise ValueError(f"the journal {self.folder} is closed")  # its descriptor may be another file's by now
         line = json.dumps(value, separators=(",", ":")).encode() + b"\n"
         try:
             written = os.write(self._file, line)

@@ -353,3 +353,44 @@ def test_a_journal_holds_no_password(client, proxy, tmp_path, no_patience, monke
     written = (tmp_path / delivery.FOLDER / "journal.jsonl").read_text()
     assert proxy.url in written
     assert "tops3cret" not in written
+
+
+@pytest.fixture
+def unregistered(tmp_path):
+    """What register_model reads and writes, for a model that never comes into the registry."""
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export" / "config.json").write_text("{}")
+    (tmp_path / "evaluation.json").write_text('{"bits_per_byte": 2.0, "heldout_digest": "aa"}')
+    return {
+        "export": tmp_path / "export",
+        "evaluation": tmp_path,
+        "out": tmp_path / "registration.json",
+        "model_name": "gpt",
+    }
+
+
+def test_the_last_stages_of_a_run_on_this_machine_do_without_a_registry_that_stays_away(
+    client, proxy, tmp_path, unregistered, no_patience, monkeypatch, capsys
+):
+    from modelcore.stages import register_model
+
+    monkeypatch.setattr(register_model, "PATIENCE_SECONDS", 0.1)
+    proxy.refuse()
+    tracked = tracking.start_pipeline("night", {}, tmp_path / "run")
+    with Relay(tracked.start_stage):
+        results = register_model.register_model(**unregistered).results
+    tracked.end()
+    tracked.deliver(complete=True)
+    assert (results["version"], results["champion"]) == (None, False)
+    assert '"version": null' in unregistered["out"].read_text()
+    assert "model=gpt not registered: MLflow did not answer" in capsys.readouterr().err
+
+
+def test_elsewhere_a_model_that_cannot_be_registered_is_an_error(client, proxy, unregistered, no_patience, monkeypatch):
+    from modelcore.stages import register_model
+
+    monkeypatch.setattr(register_model, "PATIENCE_SECONDS", 0.1)
+    proxy.refuse()
+    with pytest.raises(InputError, match=r"did not answer .*; `modelcore register` registers the model later"):
+        register_model.register_model(**unregistered)
+    assert not unregistered["out"].exists()

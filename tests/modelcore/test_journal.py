@@ -166,3 +166,41 @@ def test_a_full_disk_is_an_error_of_the_call_and_leaves_the_journal_whole(small_
     lines = Path(small_disk.folder / "j" / "journal.jsonl").read_text().splitlines()
     assert [json.loads(line).get("n") for line in lines] == [None, 1, 2]
     journal.close()
+
+
+def test_on_a_full_disk_what_is_delivered_is_not_delivered_again(small_disk):
+    journal = Journal(small_disk.folder / "j", URI)
+    for _ in range(400):
+        journal.append("r", "call", {})
+    small_disk.fill(room=0)
+    first = journal.next(399)
+    for entry in first:  # more marks than the last block has room for
+        journal.mark([entry])
+    assert [entry.n for entry in journal.next(9)] == [400]
+    (small_disk.folder / "filler").unlink()
+    journal.close()
+    again = Journal(small_disk.folder / "j")
+    assert waiting(again)[-1] == (400, {})
+    again.close()
+
+
+def test_a_journal_that_is_closed_takes_nothing_more(tmp_path):
+    journal = Journal(tmp_path / "j", URI)
+    journal.append("r", "call", {})
+    journal.close()
+    with open(tmp_path / "other", "wb") as other:  # has the descriptor that the journal had
+        with pytest.raises(ValueError, match="is closed"):
+            journal.append("r", "call", {})
+        assert other.tell() == 0
+
+
+def test_an_entry_that_was_damaged_in_the_middle_is_passed_over(tmp_path):
+    journal = Journal(tmp_path / "j", URI)
+    for _ in range(3):
+        journal.append("r", "call", {})
+    journal.close()
+    file = tmp_path / "j" / "journal.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True)
+    lines[2] = b"\0" * (len(lines[2]) - 1) + b"\n"
+    file.write_bytes(b"".join(lines))
+    assert [n for n, _ in waiting(Journal(tmp_path / "j"))] == [1, 3]
