@@ -1,5 +1,6 @@
 """Writing leaves either the old content or the new, never something between."""
 
+import contextlib
 import errno
 import json
 import os
@@ -8,7 +9,7 @@ import re
 import pytest
 
 from modelcore import atomic
-from modelcore.atomic import _exchange, atomic_directory, atomic_file, remove_leftovers, write_json
+from modelcore.atomic import _exchange, atomic_directory, atomic_file, remove_leftovers, resumable_directory, write_json
 from modelcore.errors import InputError
 
 
@@ -134,3 +135,32 @@ def test_what_was_to_be_replaced_and_has_no_successor_yet_is_put_back(tmp_path):
 
 def test_a_folder_that_is_not_there_has_no_leftovers(tmp_path):
     remove_leftovers(tmp_path / "never-made", re.compile("model"))
+
+
+class TestResumableDirectory:
+    def test_what_a_block_wrote_that_failed_is_there_for_the_next_one(self, tmp_path):
+        for last in (False, True):
+            with contextlib.suppress(KeyboardInterrupt), resumable_directory(tmp_path / "out") as fresh:
+                assert [path.name for path in fresh.iterdir()] == (["first"] if last else [])
+                (fresh / ("second" if last else "first")).write_text("x")
+                if not last:
+                    raise KeyboardInterrupt
+            assert (tmp_path / "out").exists() == last
+        assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["first", "second"]
+        assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+    def test_what_stood_there_stays_until_the_new_is_complete_and_is_gone_then(self, tmp_path):
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "old").touch()
+        with resumable_directory(tmp_path / "out") as fresh:
+            (fresh / "new").touch()
+            assert (tmp_path / "out" / "old").exists()
+        assert [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*"))] == ["out", "out/new"]
+
+    def test_one_process_at_a_time(self, tmp_path):
+        with resumable_directory(tmp_path / "out"):
+            with pytest.raises(InputError, match=r"another process is writing .*/out; wait for it"):
+                with resumable_directory(tmp_path / "out"):
+                    pass
+        with resumable_directory(tmp_path / "out"):
+            pass
