@@ -71,6 +71,7 @@ def test_no_secret_gets_into_logs_errors_and_outputs_of_a_stage(bucket, s3_serve
     assert_no_secret(s3_server, errors | {"log": caplog.text.encode()} | files_below(tmp_path))
 
 
+@pytest.mark.slow
 def test_the_compiled_pipeline_holds_no_setting_of_the_one_who_compiles(s3_server, s3_environment):
     compiled = subprocess.run(
         [sys.executable, "-c", "from pipelines.compile import compile_pipeline; print(compile_pipeline(), end='')"],
