@@ -20,7 +20,7 @@ from typing import IO, Any
 
 from modelcore.s3.client import client, error_code
 
-METADATA_KEY = "sha256"
+METADATA_KEY = "modelcore-sha256"  # ours alone: others write sums of other things, in other ways, under "sha256"
 _CHUNK = 1 << 20
 _ETAG = re.compile(r'"?([0-9a-f]{32})(?:-(\d+))?"?')
 

@@ -65,12 +65,13 @@ def test_the_content_is_known_again_and_any_other_is_not(known_object, data):
         ({"ServerSideEncryption": "AES256"}, True),
         ({"ServerSideEncryption": "aws:kms"}, False),
         ({"SSECustomerAlgorithm": "AES256"}, False),
-        ({"ServerSideEncryption": "aws:kms", "Metadata": {"sha256": "00"}}, True),
+        ({"ServerSideEncryption": "aws:kms", "Metadata": {"modelcore-sha256": "00"}}, True),
         ({"ServerSideEncryption": "aws:kms", "ChecksumSHA256": "AAAA"}, True),
         ({"ServerSideEncryption": "aws:kms", "ChecksumSHA256": "AAAA-3"}, False),
         ({"ServerSideEncryption": "aws:kms", "ChecksumCRC32": "AAAA", "ChecksumType": "COMPOSITE"}, False),
         ({"ServerSideEncryption": "aws:kms", "ChecksumCRC64NVME": "AAAA"}, False),
         ({"ETag": '"0x8D"'}, False),
+        ({"ServerSideEncryption": "aws:kms", "Metadata": {"sha256": "00"}}, False),
     ],
 )
 def test_an_etag_is_a_sum_unless_a_key_encrypts_and_a_sum_of_sums_is_none_of_the_whole(answer, checkable):
