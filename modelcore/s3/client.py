@@ -161,6 +161,7 @@ def one_line_errors(uri: object) -> Iterator[None]:
             ConnectionError,
             HTTPClientError,
             NoCredentialsError,
+            ParamValidationError,
             PartialCredentialsError,
         )
     except ImportError as error:
@@ -178,6 +179,8 @@ def one_line_errors(uri: object) -> Iterator[None]:
             f"{uri}: the server cannot be reached, or went away: {first_line(error)}; "
             f"tried {f'{len(PAUSES) + 1} times' if PAUSES else 'once'}, check AWS_ENDPOINT_URL and the network"
         ) from error
+    except ParamValidationError as error:  # such as a bucket's name that none can have; its first line says nothing
+        raise InputError(f"{uri}: {str(error).splitlines()[-1]}") from error
     except (BotoCoreError, DamagedError) as error:
         raise InputError(f"{uri}: {first_line(error)}") from error
 

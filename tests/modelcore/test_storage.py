@@ -129,6 +129,9 @@ class TestRefusals:
     def test_no_bucket_named(self, tmp_path):
         self.refused("s3:///data", tmp_path, "names no bucket")
 
+    def test_a_name_that_no_bucket_can_have(self, s3_environment, tmp_path):
+        self.refused("s3://bucket!/data", tmp_path, r'Invalid bucket name "bucket!": Bucket name must match')
+
     def test_another_scheme(self, tmp_path):
         self.refused("gs://bucket/data", tmp_path, r"gs:// is not supported; give a path or s3://bucket/prefix")
 
