@@ -2,7 +2,7 @@
 
 The thread delivers in order. While the server is away it tries again, ever less often, for as long as the process
 lives; what it had no time for stays in the journal, for :func:`deliver_left`. Delivering something again does no harm
-(:mod:`modelcore.mlflow_runs` says why), so a call whose answer was lost is simply made again.
+(:mod:`modelcore.mlflow_sink` says why), so a call whose answer was lost is simply made again.
 """
 
 from __future__ import annotations
@@ -292,11 +292,11 @@ def start(plan: tracking.Plan, folder: Path, *, own: bool, output: Path | None =
     Raises:
         InputError: If the server refuses the run, or another process has the journal.
     """
-    from modelcore import mlflow_runs
+    from modelcore import mlflow_sink
 
-    mlflow_runs.make_ready()
+    mlflow_sink.make_ready()
     journal = Journal(folder, os.environ["MLFLOW_TRACKING_URI"])
-    run = JournaledRun(Sender(journal, mlflow_runs.deliver), plan, own=own, output=output)
+    run = JournaledRun(Sender(journal, mlflow_sink.deliver), plan, own=own, output=output)
     run.wait_for_server()
     return run
 
@@ -340,10 +340,10 @@ def deliver_earlier(runs: Path) -> None:
 
 
 def _deliver_all(journal: Journal, seconds: float | None) -> int:
-    from modelcore import mlflow_runs
+    from modelcore import mlflow_sink
 
-    mlflow_runs.make_ready()
-    left, sender = journal.waiting, Sender(journal, mlflow_runs.deliver)
+    mlflow_sink.make_ready()
+    left, sender = journal.waiting, Sender(journal, mlflow_sink.deliver)
     try:
         sender.wait(journal.last, seconds, through_trouble=False)
     finally:

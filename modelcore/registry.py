@@ -1,6 +1,6 @@
 """MLflow's model registry: versions of a model, and the aliases ``@candidate`` and ``@champion``.
 
-Beside :mod:`modelcore.mlflow_runs` the only file that imports mlflow.
+Runs are tracked in :mod:`modelcore.mlflow_runs`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib.metadata import version as installed_version
 from pathlib import Path
 
-from modelcore import mlflow_runs, tracking
+from modelcore import mlflow_sink, tracking
 from modelcore.errors import InputError
 from modelcore.loading import loading
 
@@ -40,7 +40,7 @@ class AwayError(InputError):
 def is_away(error: Exception) -> bool:
     """Whether an error says that the server cannot be reached, or can do nothing now."""
     return isinstance(error, AwayError) or (
-        tracking.fault_of(error) is not None and mlflow_runs.undelivered(error).kind == "away"
+        tracking.fault_of(error) is not None and mlflow_sink.undelivered(error).kind == "away"
     )
 
 
@@ -94,7 +94,7 @@ def register_huggingface(name: str, export: Path, run_id: str, tags: Mapping[str
     """
     # Everything is on this disk: the hub would only be asked for a model card that does not exist.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    mlflow_runs.be_patient()  # a model's files are large
+    mlflow_sink.be_patient()  # a model's files are large
     with loading():
         import mlflow.transformers
         import transformers
