@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import json
 import os
@@ -115,7 +116,14 @@ def seaweedfs(folder: Path) -> Iterator[S3Server]:
     ]
     log = folder / "weed.log"
     with open(log, "wb") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True, cwd=folder)
+        process = subprocess.Popen(
+            command,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            cwd=folder,
+            preexec_fn=_die_with_parent,
+        )
     try:
         _wait_until_up(server, process, log)
         yield server
@@ -123,6 +131,12 @@ def seaweedfs(folder: Path) -> Iterator[S3Server]:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def _die_with_parent() -> None:
+    """Tests that are killed leave no server behind, on Linux: PR_SET_PDEATHSIG, see prctl(2)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def _identity(name: str, keys: tuple[str, str], *actions: str) -> dict[str, Any]:
