@@ -1,4 +1,8 @@
-"""The whole default pipeline, as `make pipeline` runs it, in 1 GiB of memory and the time of one processor."""
+"""The whole default pipeline, as `make pipeline` runs it, in 1 GiB of memory and the time of one processor.
+
+Alone, and with the tracking server beside it, as on the free tier's machine: there the database and the storage are
+elsewhere.
+"""
 
 import os
 import sys
@@ -9,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.control_groups import control_group
+from tests.servers.postgres import Postgres
+from tests.servers.tracking import TrackingServer
 
 pytestmark = pytest.mark.slow
 
@@ -64,3 +70,29 @@ def test_the_default_pipeline_fits(tmp_path, record_property):
     assert "registered    aic-gpt version 1" in printed
     assert (tmp_path / "small" / "export" / "model.safetensors").exists()
     assert table.count("MiB") == 10, table
+
+
+def test_it_fits_with_the_tracking_server_beside_it(tmp_path, s3_server, record_property):
+    import mlflow
+
+    with Postgres() as postgres, control_group(memory=LIMIT, cores=1) as group:
+        s3 = s3_server.environment
+        s3["MLFLOW_S3_ENDPOINT_URL"] = s3.pop("AWS_ENDPOINT_URL")
+        server = TrackingServer(postgres.make_database("small"), "s3://one-gib/artifacts", s3, tmp_path)
+        made = server.run("create-bucket")
+        assert made.returncode == 0, made.stderr
+        user = {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": server.password}
+        server.start(group.start)
+        try:
+            _, table = run_default_pipeline(group, tmp_path, MLFLOW_TRACKING_URI=server.uri, **user)
+            with pytest.MonkeyPatch.context() as patch:
+                for name, value in user.items():
+                    patch.setenv(name, value)
+                client = mlflow.MlflowClient(server.uri)
+                experiment = client.get_experiment_by_name("aic-ai-poc-gpt")
+                runs = client.search_runs([experiment.experiment_id])
+        finally:
+            server.stop()
+    record_property("the same, the tracking server included", table)
+    assert len(runs) == 10
+    assert {run.info.status for run in runs} == {"FINISHED"}

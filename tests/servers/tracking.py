@@ -58,11 +58,11 @@ class TrackingServer:
             command, env=self.environment, capture_output=True, text=True, timeout=DEADLINE, check=False, **options
         )
 
-    def start(self):
-        """Starts it and waits until it serves."""
+    def start(self, popen=subprocess.Popen):
+        """Starts it, as ``popen`` starts a process, and waits until it serves."""
         with open(self.log, "ab") as log:
             command = [sys.executable, "-m", "tracking_server", "serve"]
-            self._process = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log)
+            self._process = popen(command, env=self.environment, stdout=log, stderr=log)
         self.wait(lambda: self._process.poll() is None, self.log.read_text)
 
     def wait(self, lives, log):
