@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 
 # Variables are taken from make's command line alone: a shell has a NAME, a PORT or a SEED of its own now and then (WSL sets
 # NAME), and a run must not depend on that. Only PYTHON and VENV may also come from the environment.
-VARIABLES := NAME RUNS CORPUS HELDOUT INSTRUCTIONS VOCAB_SIZE PRESET STEPS SEED LORA_RANK LORA_STEPS TASK_ITEMS MODEL_NAME \
+VARIABLES := NAME RUNS RUNNER CORPUS HELDOUT INSTRUCTIONS VOCAB_SIZE PRESET STEPS SEED LORA_RANK LORA_STEPS TASK_ITEMS MODEL_NAME \
 	ARGS ENGINE BASE_IMAGE DEVICE ENDPOINT EXPERIMENT PORT NANOGPT LITGPT GPTFAST LLAMACPP
 GIVEN := $(foreach name,$(VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
 given = $(filter $(1),$(GIVEN))
@@ -25,6 +25,7 @@ option = $(if $(call given,$(1)),$(if $(value $(1)),--$(2) "$$$(1)"))
 PIPELINE_OPTIONS = $(strip \
 	$(call option,NAME,name) \
 	$(call option,RUNS,runs) \
+	$(call option,RUNNER,runner) \
 	$(if $(call given,CORPUS),--corpus "$$CORPUS" $(if $(call given,HELDOUT),,--heldout "")) \
 	$(if $(call given,HELDOUT),--heldout "$$HELDOUT") \
 	$(call option,INSTRUCTIONS,instructions) \
@@ -42,7 +43,7 @@ help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 21
 	@echo
 	@echo 'make pipeline takes, all optional (README.md says what they are):'
-	@echo '  NAME RUNS CORPUS HELDOUT INSTRUCTIONS VOCAB_SIZE PRESET STEPS SEED LORA_RANK LORA_STEPS TASK_ITEMS MODEL_NAME'
+	@echo '  NAME RUNS RUNNER CORPUS HELDOUT INSTRUCTIONS VOCAB_SIZE PRESET STEPS SEED LORA_RANK LORA_STEPS TASK_ITEMS MODEL_NAME'
 	@echo '  ARGS="--help" for every other parameter. mlflow-ui takes RUNS and PORT, setup PYTHON and VENV.'
 	@echo 'bench takes the folder of a peer to measure beside, LLAMACPP, and bench-gpu NANOGPT LITGPT GPTFAST, all optional;'
 	@echo '  either takes ARGS="--help" or the names of single benchmarks, ARGS="training decoding".'
@@ -65,11 +66,15 @@ pipeline: $(VENV)/installed ## Train, tune, convert, evaluate and register a GPT
 
 .PHONY: test
 test: $(VENV)/installed ## Run the tests
-	@$(BIN)/python -m pytest -n 2 --dist loadscope -m 'not slow'
+	@$(BIN)/python -m pytest -n 2 --dist loadscope -m 'not slow and not engine'
 
 .PHONY: test-slow
 test-slow: $(VENV)/installed ## Run the tests that take long: full-size models, many kills, memory limits
-	@$(BIN)/python -m pytest -n 2 -m slow
+	@$(BIN)/python -m pytest -n 2 -m 'slow and not engine'
+
+.PHONY: test-engine
+test-engine: $(VENV)/installed ## Run the tests that need a container engine and the images of make images
+	@$(BIN)/python -m pytest -m engine
 
 .PHONY: lint
 lint: $(VENV)/installed ## Check style and types

@@ -5,15 +5,18 @@ Runs are tracked in :mod:`modelcore.mlflow_runs`.
 
 from __future__ import annotations
 
+import functools
+import inspect
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version as installed_version
 from pathlib import Path
+from typing import Any, ParamSpec, TypeVar, cast
 
-from modelcore import mlflow_sink, tracking
+from modelcore import mlflow_sink, relay, tracking
 from modelcore.errors import InputError
 from modelcore.loading import loading
 
@@ -44,6 +47,28 @@ def is_away(error: Exception) -> bool:
     )
 
 
+_Given = ParamSpec("_Given")
+_Found = TypeVar("_Found")
+REMOTE: dict[str, Callable[..., Any]] = {}
+"""The functions below that speak to MLflow, by name: what a driver does for a stage that cannot reach it."""
+
+
+def _or_the_driver(function: Callable[_Given, _Found]) -> Callable[_Given, _Found]:
+    """Has the process that drives the pipeline do it where this one, in a container, cannot reach MLflow."""
+    REMOTE[function.__name__] = function
+
+    @functools.wraps(function)
+    def either(*values: _Given.args, **named: _Given.kwargs) -> _Found:
+        if os.environ.get("MLFLOW_TRACKING_URI") != relay.URI:
+            return function(*values, **named)
+        given = inspect.signature(function).bind(*values, **named).arguments
+        plain = {key: str(value) if isinstance(value, Path) else value for key, value in given.items()}
+        found: Any = relay.ask_registry(function.__name__, plain)
+        return cast(_Found, RegisteredVersion(**found) if isinstance(found, dict) else found)
+
+    return either
+
+
 def check_name(name: str) -> None:
     """Refuses what the registry would refuse later, or what would have to be quoted.
 
@@ -54,6 +79,7 @@ def check_name(name: str) -> None:
         raise InputError(f"model name {name!r} is not usable; take letters, digits, '-' and '_'")
 
 
+@_or_the_driver
 def find_alias(name: str, alias: str) -> RegisteredVersion | None:
     """The version of model ``name`` that carries ``alias``, or None where there is no such model or alias."""
     from mlflow.exceptions import MlflowException
@@ -69,6 +95,7 @@ def find_alias(name: str, alias: str) -> RegisteredVersion | None:
     return RegisteredVersion(int(found.version), dict(found.tags))
 
 
+@_or_the_driver
 def find_version(name: str, tags: Mapping[str, str]) -> RegisteredVersion | None:
     """The newest version of model ``name`` that carries all of ``tags``, or None."""
     from mlflow.tracking import MlflowClient
@@ -80,6 +107,7 @@ def find_version(name: str, tags: Mapping[str, str]) -> RegisteredVersion | None
     return None
 
 
+@_or_the_driver
 def register_huggingface(name: str, export: Path, run_id: str, tags: Mapping[str, str]) -> int:
     """Logs a Hugging Face folder to a run as an MLflow model and registers it as a new version.
 
@@ -122,6 +150,7 @@ def register_huggingface(name: str, export: Path, run_id: str, tags: Mapping[str
     return version
 
 
+@_or_the_driver
 def set_alias(name: str, alias: str, version: int) -> None:
     """Makes ``alias`` of model ``name`` point to ``version``."""
     from mlflow.tracking import MlflowClient

@@ -4,12 +4,14 @@ Importing mlflow takes a second or two and a hundred MiB, in every stage. Here t
 anyway, listens at a Unix socket, and the stages tell it what to track. The socket lies in a folder that only its user
 can open; ``MODELCORE_RELAY`` names it to the stages. A connection is one stage's run. Each way goes one JSON object a
 line: ``{"method": …, "arguments": {…}}`` for a method of :class:`modelcore.tracking.Run`, answered with
-``{"run_id": …}`` or ``{"failure": …, "disk_is_full": …}``.
+``{"run_id": …}`` or ``{"failure": …, "disk_is_full": …}``. A stage in a container, which cannot reach MLflow, has the
+driver call :mod:`modelcore.registry` too, a connection a call.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import json
 import os
@@ -28,8 +30,11 @@ from modelcore.errors import InputError, first_line
 
 ADDRESS = "MODELCORE_RELAY"
 """The environment variable that names the socket."""
+URI = "relay"
+"""What stands for MLflow's address where only the driver can reach it: in a container."""
 
 _START = "start_stage"
+_REGISTRY = "registry"
 _METHODS = (
     "log_params",
     "log_metrics",
@@ -113,19 +118,52 @@ class RelayedRun(tracking.Run):
             line = self._answers.readline()
         except OSError:
             line = ""
-        if not line:
-            raise InputError("the process that drives the pipeline is gone; start the run again under its name")
-        answer = json.loads(line)
-        if "failure" in answer:
-            if answer["disk_is_full"]:
-                raise OSError(errno.ENOSPC, answer["failure"])
-            raise InputError(answer["failure"])
-        run_id: str | None = answer["run_id"]
+        run_id: str | None = _answered(line)["run_id"]
         return run_id
 
     def _close(self) -> None:
         self._answers.close()
         self._socket.close()
+
+
+def ask_registry(function: str, arguments: Mapping[str, Any]) -> Any:
+    """Has the driver call a function of :mod:`modelcore.registry`; returns what that returns, as plain values.
+
+    Raises:
+        InputError: If the driver cannot be reached, or says why it failed.
+    """
+    address = os.environ[ADDRESS]
+    try:
+        with socket.socket(socket.AF_UNIX) as connection, connection.makefile("rw", encoding="utf-8") as file:
+            connection.connect(address)
+            message = {"method": _REGISTRY, "arguments": {"function": function, "arguments": dict(arguments)}}
+            file.write(json.dumps(message) + "\n")
+            file.flush()
+            line = file.readline()
+    except OSError as error:
+        raise InputError(f"the pipeline's driver at {address} ({ADDRESS}) cannot be reached: {error}") from error
+    return _answered(line)["value"]
+
+
+def _answered(line: str) -> dict[str, Any]:
+    """The driver's answer.
+
+    Raises:
+        InputError: If there is none, or it is a failure.
+        OSError: If the driver's disk is full.
+    """
+    if not line:
+        raise InputError("the process that drives the pipeline is gone; start the run again under its name")
+    answer: dict[str, Any] = json.loads(line)
+    if "failure" in answer:
+        if answer["disk_is_full"]:
+            raise OSError(errno.ENOSPC, answer["failure"])
+        if answer["is_away"]:
+            from modelcore.registry import AwayError
+
+            raise AwayError(answer["failure"])
+        raise InputError(answer["failure"])
+    return answer
 
 
 class Relay:
@@ -176,7 +214,7 @@ class _Connection(socketserver.StreamRequestHandler):
         super().setup()
 
     def handle(self) -> None:
-        run, ended = tracking.Run(), False
+        run, ended, value = tracking.Run(), False, None
         try:
             with contextlib.suppress(ConnectionError):
                 for line in self.rfile:
@@ -186,19 +224,37 @@ class _Connection(socketserver.StreamRequestHandler):
                     try:
                         if message["method"] == _START:
                             run = self.server.start_stage(message["arguments"]["name"])
+                        elif message["method"] == _REGISTRY:
+                            value, ended = _call_registry(**message["arguments"]), True
                         else:
                             if message["method"] not in _METHODS:
                                 raise ValueError(f"{message['method']!r} is no method of a run")
                             tracking.call(run, message["method"], message["arguments"])
                             ended = message["method"] == "end"
-                        answer: dict[str, Any] = {"run_id": run.run_id}
+                        answer: dict[str, Any] = {"run_id": run.run_id, "value": value}
                     except Exception as error:  # the stage's to report
-                        answer = {"failure": _told(error), "disk_is_full": disk_is_full(error)}
+                        full, away = disk_is_full(error), _is_away(message["method"], error)
+                        answer = {"failure": _told(error), "disk_is_full": full, "is_away": away}
                     self.wfile.write(json.dumps(answer).encode() + b"\n")
         finally:
             if not ended:
                 with contextlib.suppress(Exception):
                     run.end(failure="its process ended without a word; was it killed, for want of memory perhaps?")
+
+
+def _call_registry(function: str, arguments: dict[str, Any]) -> Any:
+    from modelcore import registry
+
+    if function not in registry.REMOTE:
+        raise ValueError(f"{function!r} is no function of the registry")
+    value = registry.REMOTE[function](**arguments)
+    return dataclasses.asdict(value) if isinstance(value, registry.RegisteredVersion) else value
+
+
+def _is_away(method: str, error: Exception) -> bool:
+    from modelcore import registry
+
+    return method == _REGISTRY and registry.is_away(error)
 
 
 def _told(error: Exception) -> str:

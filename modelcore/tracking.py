@@ -245,7 +245,10 @@ def fault_of(error: BaseException) -> str | None:
 
 def is_buffered_by_driver() -> bool:
     """Whether this is a stage of a run on this machine that tracks to a server: it goes on while that is away."""
-    return "MODELCORE_RELAY" in os.environ and _is_server()
+    from modelcore import relay
+
+    # In a container only the driver knows whether it is a server; a database is never away.
+    return relay.ADDRESS in os.environ and (_is_server() or os.environ["MLFLOW_TRACKING_URI"] == relay.URI)
 
 
 def _is_server() -> bool:

@@ -16,7 +16,6 @@ import shutil
 import sys
 import textwrap
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +27,13 @@ from modelcore.relay import Relay
 from modelcore.stages.stage import StageSummary
 from pipelines import inputs, publishing, run_folder
 from pipelines.make_line import make_line
+from pipelines.stage_containers import Containers
 from pipelines.stage_log import StageLog
-from pipelines.stage_processes import end_stages
+from pipelines.stage_processes import Processes
 
 DEFAULT_RUNS = "runs"
+RUNNERS: dict[str, type[Processes] | type[Containers]] = {"subprocess": Processes, "docker": Containers}
+DEFAULT_RUNNER = "subprocess"
 
 
 class LocalRun:
@@ -43,6 +45,7 @@ class LocalRun:
         parameters: Every parameter of the pipeline by name, but ``run_folder``.
         defaults: The pipeline's own values of them.
         started: When it began, in seconds of Unix time.
+        runner: What its stages run in.
         publish: Where the finished run is to be copied; empty: nowhere.
 
     Raises:
@@ -56,6 +59,7 @@ class LocalRun:
         parameters: dict[str, Any],
         defaults: dict[str, Any],
         started: float,
+        runner: Processes | Containers,
         publish: str = "",
     ) -> None:
         run_folder.check(runs, name)
@@ -64,7 +68,7 @@ class LocalRun:
             publishing.check(publish, name)
         self.given, self.defaults = parameters | {"publish": publish}, defaults | {"publish": ""}
         self.started = started
-        self.runs, self.name, self.folder = runs, name, runs / name
+        self.runs, self.name, self.folder, self.runner = runs, name, runs / name, runner
         self.work = self.folder / run_folder.WORK
         self.parameters = parameters | {"run_folder": _shown(self.folder)}
         self.parameters["checkpoint_uri"] = parameters.get("checkpoint_uri") or str(self.work / "training")
@@ -83,7 +87,7 @@ class LocalRun:
             InputError: If the run is under way in another process.
         """
         with run_folder.only_one(self.folder), contextlib.ExitStack() as opened:
-            end_stages(self.root)  # of a process that was killed before its stages were
+            self.runner.end(self.root)  # of a process that was killed before its stages were
             _prepare_environment(self.runs, self.name)
             tracked, complete = tracking.start_pipeline(self.name, self.parameters, self.folder), False
             opened.callback(lambda: tracked.deliver(complete))  # last: when the relay is closed nothing more comes
@@ -107,7 +111,7 @@ class LocalRun:
                 tracked.log_path(self.folder / "report", "report")
                 tracked.end()
             except BaseException as error:
-                end_stages(self.root)
+                self.runner.end(self.root)
                 with contextlib.suppress(Exception):  # what went wrong first is what counts
                     tracked.end(failure=tracking.INTERRUPTED if isinstance(error, KeyboardInterrupt) else str(error))
                 raise
@@ -139,13 +143,16 @@ class LocalRun:
 
     def onward(self) -> str:
         """What to do after the run was interrupted, in one line."""
-        again = make_line(self.name, _own_runs(self.runs), self.given, self.defaults)
-        return f"What was done is kept; go on with: {again}"
+        return f"What was done is kept; go on with: {self._line(self.given)}"
 
     def mended(self) -> str:
         """What to do after a stage has failed, in one line; the same command would fail again."""
-        where = make_line(self.name, _own_runs(self.runs), {}, {}).removeprefix("make pipeline ")
+        where = self._line({}).removeprefix("make pipeline ")
         return f"What was done is kept; correct what is wrong and start again with the same {where}"
+
+    def _line(self, given: dict[str, Any]) -> str:
+        defaults = self.defaults | {"runner": DEFAULT_RUNNER}
+        return make_line(self.name, _own_runs(self.runs), {"runner": self.runner.name} | given, defaults)
 
     def _tell_unregistered(self, summaries: list[StageSummary]) -> None:
         """Says how to register the model, where the registry was away."""
@@ -163,14 +170,16 @@ class LocalRun:
         from kfp import local
 
         shutil.rmtree(self.root, ignore_errors=True)
-        warnings.filterwarnings("ignore", message="You may be attemping to run a task that uses custom")
-        local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(self.root))
-        try:
-            with contextlib.redirect_stdout(log):
-                pipeline(**self.parameters)
-        except RuntimeError:
-            return log.failure()
-        return None
+        with self.runner.running(self.root, self.parameters) as runner:
+            local.init(runner=runner, pipeline_root=str(self.root))
+            try:
+                with contextlib.redirect_stdout(log):
+                    pipeline(**self.parameters)
+            except RuntimeError:
+                return log.failure()
+        # What KFP calls a success is one when each stage has left what it writes last.
+        lost = run_folder.first_without_summary(self.root)
+        return f"stage {lost} ended without its summary" if lost else None
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -184,7 +193,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     def end_at_once() -> None:
         if run is not None:
-            end_stages(run.root, gently=False)
+            run.runner.end(run.root, gently=False)
         say_goodbye()
 
     interrupts = Interrupts(last_words=end_at_once)
@@ -194,9 +203,9 @@ def main(arguments: list[str] | None = None) -> int:
         parser = _parser(pipeline)
         options, defaults = vars(parser.parse_args(arguments)), vars(parser.parse_args([]))
         runs, name = Path(options.pop("runs")).absolute(), options.pop("name") or _new_name()
-        place = options.pop("publish")
+        place, kind = options.pop("publish"), options.pop("runner", DEFAULT_RUNNER)
         if not (place and publishing.is_finished(runs / name)):
-            run = LocalRun(runs, name, options, defaults, started, place)
+            run = LocalRun(runs, name, options, defaults, started, RUNNERS[kind](), place)
             if status := run.run(pipeline, interrupts):
                 return status
         if place:
@@ -252,6 +261,12 @@ def _parser(pipeline: Any) -> argparse.ArgumentParser:
         "--publish",
         default="",
         help="path or s3:// prefix to copy the finished run to, under its name; default: nowhere",
+    )
+    parser.add_argument(
+        "--runner",
+        default=DEFAULT_RUNNER,
+        choices=RUNNERS,
+        help="what stages run in: processes, or containers of the images that make images builds; default: %(default)s",
     )
     types = {"NUMBER_INTEGER": int, "NUMBER_DOUBLE": float, "STRING": str}
     spec = pipeline.pipeline_spec

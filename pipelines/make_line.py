@@ -6,8 +6,9 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-# Parameters that the Makefile has a variable for, of the same name in capitals.
+# What the Makefile has a variable for, of the same name in capitals.
 VARIABLES = (
+    "runner",
     "corpus",
     "heldout",
     "instructions",
@@ -28,7 +29,7 @@ def make_line(name: str, runs: str | None, parameters: Mapping[str, Any], defaul
     Args:
         name: The run's name.
         runs: Folder of all runs; None if it is the default.
-        parameters: Every parameter of the run.
+        parameters: Every parameter of the run, and what its stages run in.
         defaults: The pipeline's; what does not differ from them is left out.
     """
     defaults = dict(defaults)

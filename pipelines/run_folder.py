@@ -96,12 +96,18 @@ def only_one(folder: Path) -> Iterator[None]:
         yield
 
 
+def first_without_summary(root: Path) -> str | None:
+    """The first stage that left no summary in KFP's ``root``; None where all have."""
+    (pipeline_folder,) = root.iterdir()
+    return next((stage for stage in STAGES if not (pipeline_folder / _task(stage) / "summary").is_file()), None)
+
+
 def collect(root: Path, folder: Path) -> list[StageSummary]:
     """Moves the tasks' outputs from KFP's ``root`` to their places in the run's folder; returns the summaries."""
     (pipeline_folder,) = root.iterdir()
     places = {pipeline_folder / task / output: folder / place for (task, output), place in LAYOUT.items()}
     summaries = {
-        pipeline_folder / stage.replace("_", "-") / "summary": folder / "report" / "summaries" / f"{stage}.json"
+        pipeline_folder / _task(stage) / "summary": folder / "report" / "summaries" / f"{stage}.json"
         for stage in STAGES
     }
     for source, destination in (places | summaries).items():
@@ -110,6 +116,10 @@ def collect(root: Path, folder: Path) -> list[StageSummary]:
         destination.parent.mkdir(parents=True, exist_ok=True)
         os.replace(source, destination)
     return [StageSummary.load(path) for path in summaries.values()]
+
+
+def _task(stage: str) -> str:
+    return stage.replace("_", "-")
 
 
 def point_latest(runs: Path, name: str) -> None:

@@ -8,7 +8,7 @@ from collections import deque
 from typing import TextIO
 
 _STAGE_LINE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ (INFO|WARNING|ERROR) ")
-_FAILED = re.compile(r"stage=(\w+) status=failed")
+_STATUS = re.compile(r"stage=(\w+) status=(started|failed|done)")
 
 
 class StageLog(io.TextIOBase):
@@ -42,8 +42,8 @@ class StageLog(io.TextIOBase):
         self._file.flush()
         if line:
             self._tail.append(line)
-        if match := _FAILED.search(line):
-            self._stage = match.group(1)
+        if match := _STATUS.search(line):
+            self._stage = "" if match.group(2) == "done" else match.group(1)
         if line.startswith("error: "):
             self._error = line.removeprefix("error: ")
         elif _STAGE_LINE.match(line):

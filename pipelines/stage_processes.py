@@ -1,14 +1,40 @@
-"""The processes that a run's stages are: found, and ended."""
+"""A run's stages as processes of this machine: started by KFP's SubprocessRunner, found, and ended."""
 
 from __future__ import annotations
 
 import contextlib
 import signal
+import warnings
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 GRACE_SECONDS = 3.0
+
+
+class Processes:
+    """Stages in processes of the Python that drives them."""
+
+    name = "subprocess"
+
+    @contextlib.contextmanager
+    def running(self, root: Path, parameters: Mapping[str, Any]) -> Iterator[Any]:
+        """KFP's runner for one run, set up.
+
+        Args:
+            root: KFP's folder of the run.
+            parameters: The run's.
+        """
+        from kfp import local
+
+        warnings.filterwarnings("ignore", message="You may be attemping to run a task that uses custom")
+        yield local.SubprocessRunner(use_venv=False)
+
+    def end(self, root: Path, *, gently: bool = True) -> None:
+        """Ends the stages of the run with KFP's folder ``root``; see :func:`end_stages`."""
+        end_stages(root, gently=gently)
 
 
 def end_stages(root: Path, *, gently: bool = True) -> None:

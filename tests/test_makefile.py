@@ -56,6 +56,7 @@ def test_without_variables_the_defaults_hold(make):
 OPTIONS = {
     "NAME": "--name",
     "RUNS": "--runs",
+    "RUNNER": "--runner",
     "HELDOUT": "--heldout",
     "INSTRUCTIONS": "--instructions",
     "VOCAB_SIZE": "--vocab-size",

@@ -170,3 +170,52 @@ def test_a_message_that_was_cut_off_is_none(mlflow_client, capfd):
         stage.sendall(b'{"meth')
     assert mlflow_client.get_run(run_id).info.status == "FAILED"
     assert "Traceback" not in capfd.readouterr().err
+
+
+FROM_A_CONTAINER = """
+import sys
+from modelcore import registry
+
+assert registry.find_alias("far", "champion") is None
+registry.set_alias("near", "champion", 1)
+found = registry.find_alias("near", "champion")
+assert found == registry.find_version("near", {"a": "b"}), found
+print(found.version, found.tags)
+assert "mlflow" not in sys.modules
+"""
+
+
+def test_a_stage_that_cannot_reach_mlflow_has_the_driver_ask_the_registry(mlflow_client):
+    mlflow_client.create_registered_model("near")
+    mlflow_client.create_model_version("near", "file:///none", tags={"a": "b"})
+    with Relay():
+        process = child(FROM_A_CONTAINER, env={**os.environ, "MLFLOW_TRACKING_URI": relay.URI})
+        out, _ = process.communicate()
+    assert (process.returncode, out) == (0, "1 {'a': 'b'}\n")
+    assert mlflow_client.get_model_version_by_alias("near", "champion").version == 1
+
+
+@pytest.mark.parametrize(("away", "kind"), [(True, "AwayError"), (False, "InputError")])
+def test_why_the_registry_did_not_answer_is_told_to_the_stage(mlflow_client, monkeypatch, away, kind):
+    from modelcore import registry
+
+    def fail(**_):
+        raise (registry.AwayError if away else InputError)("no answer from the registry")
+
+    monkeypatch.setitem(registry.REMOTE, "find_alias", fail)
+    code = """
+from modelcore import registry
+try:
+    registry.find_alias("near", "champion")
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+    with Relay():
+        out, _ = child(code, env={**os.environ, "MLFLOW_TRACKING_URI": relay.URI}).communicate()
+    assert out == f"{kind} no answer from the registry\n"
+
+
+def test_a_stage_can_have_nothing_else_called(mlflow_client, monkeypatch):
+    with Relay():
+        with pytest.raises(InputError, match="'check_name' is no function of the registry"):
+            relay.ask_registry("check_name", {"name": "a"})

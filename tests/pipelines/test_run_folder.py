@@ -76,3 +76,14 @@ def test_two_at_once_in_one_folder_do_not_work(tmp_path):
                 pass
     with run_folder.only_one(tmp_path / "night"):
         pass
+
+
+def test_the_first_stage_that_left_no_summary_is_told(tmp_path):
+    for stage in run_folder.STAGES:
+        summary = tmp_path / "gpt-2026" / stage.replace("_", "-") / "summary"
+        summary.parent.mkdir(parents=True)
+        summary.touch()
+    assert run_folder.first_without_summary(tmp_path) is None
+    for stage in ("evaluate", "tokenize_corpus"):
+        (tmp_path / "gpt-2026" / stage.replace("_", "-") / "summary").unlink()
+    assert run_folder.first_without_summary(tmp_path) == "tokenize_corpus"

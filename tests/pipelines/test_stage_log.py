@@ -38,3 +38,14 @@ def test_the_failure_is_the_stages_own_message():
 def test_a_failure_without_a_message_shows_the_end_of_what_was_printed():
     log, *_ = logged("    Traceback (most recent call last):\n", "    KeyError: 'x'\n")
     assert log.failure().endswith("Traceback (most recent call last):\nKeyError: 'x'")
+
+
+def test_a_failure_before_or_between_stages_is_not_put_on_the_one_that_was_done():
+    log, *_ = logged("    2026-11-23T08:39:38Z INFO stage=pretrain status=done\n", "    no space for a container\n")
+    assert log.failure().startswith("the pipeline failed:\n")
+
+
+def test_a_stage_that_ends_without_a_word_is_named():
+    log, *_ = logged("    2026-11-23T08:39:38Z INFO stage=pretrain status=started\n", "    Killed\n")
+    assert log.failure().startswith("stage pretrain failed:\n")
+    assert log.failure().endswith("\nKilled")
