@@ -19,6 +19,8 @@ def main(arguments: list[str] | None = None) -> None:
         _run(given)
     except OperatorError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("error: interrupted")
 
 
 def _parser() -> argparse.ArgumentParser:

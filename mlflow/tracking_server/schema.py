@@ -12,11 +12,15 @@ def require_current() -> None:
     """Makes sure that the database that :func:`tracking_server.database.export` named is new or of this MLflow's form.
 
     Raises:
-        OperatorError: If it is another version's.
+        OperatorError: If it is another version's, or keeps text in an encoding that MLflow cannot use.
     """
     from mlflow.store.db.utils import _get_latest_schema_revision
 
     with database.connect() as connection:
+        if (encoding := connection.info.parameter_status("server_encoding")) != "UTF8":
+            raise OperatorError(
+                f"the database keeps text as {encoding}; make one with ENCODING 'UTF8' TEMPLATE template0"
+            )
         found = database.revisions(connection).get("alembic_version")
     if found not in (None, wanted := _get_latest_schema_revision()):
         raise OperatorError(

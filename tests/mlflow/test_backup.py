@@ -126,3 +126,17 @@ def test_a_backup_that_fails_leaves_nothing_behind(small, s3, tmp_path):
     assert failed.stderr.startswith("error: s3://small/artifacts cannot be used: ")
     assert "not-the-key" not in failed.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_database_whose_encoding_mlflow_cannot_use_ends_the_server_with_one_line(small, postgres):
+    server, _ = small
+    before = server.environment
+    server.environment = before | {"MLFLOW_BACKEND_STORE_URI": postgres.make_database("ascii", "SQL_ASCII")}
+    try:
+        refused = server.run("serve")
+    finally:
+        server.environment = before
+    assert (refused.returncode, refused.stderr) == (
+        1,
+        "error: the database keeps text as SQL_ASCII; make one with ENCODING 'UTF8' TEMPLATE template0\n",
+    )

@@ -72,8 +72,9 @@ class Postgres:
     def uri(self, database="postgres"):
         return f"postgresql://owner:{self.password}@127.0.0.1:{self.port}/{database}"
 
-    def make_database(self, name):
+    def make_database(self, name, encoding="UTF8"):
         """Makes an empty database and gives its address."""
+        statement = psycopg.sql.SQL("CREATE DATABASE {} ENCODING {} LOCALE 'C' TEMPLATE template0")
         with psycopg.connect(self.uri(), autocommit=True) as connection:
-            connection.execute(psycopg.sql.SQL("CREATE DATABASE {}").format(psycopg.sql.Identifier(name)))
+            connection.execute(statement.format(psycopg.sql.Identifier(name), psycopg.sql.Literal(encoding)))
         return self.uri(name)
