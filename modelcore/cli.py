@@ -338,8 +338,9 @@ def _add_deliver_tracking(commands: Commands) -> None:
     def run(options: argparse.Namespace) -> int:
         from modelcore.delivery import deliver_left
 
-        sys.stdout.write(f"delivered={deliver_left(options.folder)}\n")
-        return 0
+        delivered, refused = deliver_left(options.folder)
+        sys.stdout.write(f"delivered={delivered} refused={refused}\n")
+        return 1 if refused else 0
 
     parser = _add(commands, "deliver-tracking", run, "Send the MLflow server what a run tracked while it was away.")
     parser.add_argument(

@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeAlias
 
 from modelcore import journal as journals
 from modelcore import tracking
-from modelcore.errors import InputError
+from modelcore.errors import InputError, first_line
 from modelcore.journal import Entry, Journal
 from modelcore.system_metrics import SystemMetrics
 
@@ -36,8 +36,8 @@ FIRST_DELAY, LONGEST_DELAY = 0.5, 15.0  # seconds between attempts, doubled from
 _MOST_ENTRIES, _MOST_METRICS = 500, 1000  # delivered in one request
 _POD = "KFP_POD_NAME"  # KFP names a pod to what runs in it
 
-Sink: TypeAlias = Callable[[list[Entry], str | None, Path], str]
-"""Makes the calls of entries of one run, given the server's id of it and the journal's folder; returns that id."""
+Sink: TypeAlias = Callable[[list[Entry], str | None, Journal], str]
+"""Makes the calls of entries of one run, given the server's id of it and the journal; returns that id."""
 
 
 class UndeliveredError(Exception):
@@ -63,11 +63,13 @@ class Sender:
 
     Attributes:
         trouble: Why nothing can be delivered at the moment, or None.
+        refused: How many calls the server did not take, and were left out.
     """
 
     def __init__(self, journal: Journal, sink: Sink) -> None:
         self.journal = journal
         self.trouble: UndeliveredError | None = None
+        self.refused = 0
         self._sink = sink
         self._changed = threading.Condition()
         self._reached = self._hurry = self._closing = False
@@ -114,19 +116,24 @@ class Sender:
                 self._changed.wait_for(lambda: self._closing or self.journal.waiting)
                 if self._closing:
                     break
-            entries = _together(self.journal.next(most))
-            first, run_id = entries[0], self.journal.run_ids.get(entries[0].run)
             try:
-                run_id = self._sink(entries, run_id, self.journal.folder)
+                entries = _together(self.journal.next(most))
+                first, run_id = entries[0], self.journal.run_ids.get(entries[0].run)
+                run_id = self._sink(entries, run_id, self.journal)
             except UndeliveredError as error:
                 if error.kind == "refused" and len(entries) > 1:
                     most = 1  # to find out which of them
                 elif error.kind == "refused" and first.method != "begin":
                     logger.warning("MLflow refuses %s, which is left out: %s", first.method, error.reason)
+                    self.refused += 1
                     self._delivered(entries, None)
                 else:
                     self._wait_for_better(error, delay)
                     delay = min(2 * delay, LONGEST_DELAY)
+                continue
+            except Exception as error:  # a disk that fails, arguments that nobody wrote: who waits must hear of it
+                reason = f"the journal {self.journal.folder} cannot be delivered: {first_line(error)}"
+                self._wait_for_better(UndeliveredError(reason, "denied"), LONGEST_DELAY)
                 continue
             self._delivered(entries, run_id if first.method == "begin" else None)
             delay, most = FIRST_DELAY, _MOST_ENTRIES
@@ -301,20 +308,21 @@ def start(plan: tracking.Plan, folder: Path, *, own: bool, output: Path | None =
     return run
 
 
-def deliver_left(place: Path) -> int:
+def deliver_left(place: Path) -> tuple[int, int]:
     """Delivers what a process left, to ``MLFLOW_TRACKING_URI``; where that is not set, to where it was meant for.
 
     Args:
         place: The run's folder, a stage's output, or the journal's folder.
 
     Returns:
-        The number of tracked calls delivered.
+        The number of tracked calls delivered, and of those that the server refused and that were left out.
 
     Raises:
-        InputError: If nothing is left there, another process has it, or the server does not take it.
+        InputError: If nothing is left there, another process has it, or the server cannot take it: it is away, or
+            knows nothing of the run.
     """
     place = Path(os.path.realpath(place))
-    places = (place / FOLDER, place.with_name(f".{place.name}.tracking"))
+    places = (place / FOLDER, place.parent / f".{place.name}.tracking")
     folder = next((folder for folder in places if journals.exists(folder)), place)
     journal = Journal(folder)
     os.environ.setdefault("MLFLOW_TRACKING_URI", journal.tracking_uri)
@@ -332,14 +340,14 @@ def deliver_earlier(runs: Path) -> None:
             if journal.tracking_uri != here:
                 journal.close()
                 continue
+            delivered, refused = _deliver_all(journal, END_SECONDS)
             logger.info(
-                "%d tracked calls of the earlier run %s were delivered",
-                _deliver_all(journal, END_SECONDS),
-                folder.parent.name,
+                "%d tracked calls of the earlier run %s were delivered, %d refused",
+                *(delivered, folder.parent.name, refused),
             )
 
 
-def _deliver_all(journal: Journal, seconds: float | None) -> int:
+def _deliver_all(journal: Journal, seconds: float | None) -> tuple[int, int]:
     from modelcore import mlflow_sink
 
     mlflow_sink.make_ready()
@@ -351,7 +359,7 @@ def _deliver_all(journal: Journal, seconds: float | None) -> int:
     if journal.waiting:
         reason = sender.trouble.reason if sender.trouble is not None else f"{journal.tracking_uri} is too slow"
         raise InputError(f"{reason}; {journal.waiting} tracked calls stay in {journal.folder}")
-    return left
+    return left - sender.refused, sender.refused
 
 
 def _together(entries: list[Entry]) -> list[Entry]:

@@ -33,6 +33,13 @@ from modelcore.errors import InputError
 
 _FILE = "journal.jsonl"
 _FILES = "files"
+_KEPT = re.compile(rf"{_FILES}/[0-9a-f]{{32}}/[^/]+")  # what `Journal.keep` names a copy
+_FORMS = (  # of a line: its fields and their types
+    {"tracking_uri": str},
+    {"n": int, "run": str, "at": int, "method": str, "arguments": dict},
+    {"delivered": int},
+    {"delivered": int, "run": str, "run_id": str},
+)
 
 
 @dataclass(frozen=True)
@@ -68,7 +75,8 @@ class Journal:
         run_ids: The server's ids of runs, by the journal's.
 
     Raises:
-        InputError: If another process has it open, it is for another server, or there is none.
+        InputError: If another process has it open, it is for another server, there is none, or what is there is none
+            of ours.
     """
 
     def __init__(self, folder: Path, tracking_uri: str | None = None) -> None:
@@ -88,12 +96,15 @@ class Journal:
                 raise BlockingIOError
             head = self._read()
             if head is None:
-                head = without_password(tracking_uri or "")
+                if tracking_uri is None:
+                    raise InputError(f"{self._path} is empty; it is left alone")
+                head = without_password(tracking_uri)
                 self._write({"tracking_uri": head})
             elif tracking_uri is not None and head != without_password(tracking_uri):
                 raise InputError(
                     f"{folder} holds {self.waiting} tracked calls for {head}, and MLFLOW_TRACKING_URI is "
-                    f"{without_password(tracking_uri)} now; deliver them (modelcore deliver-tracking) or delete it"
+                    f"{without_password(tracking_uri)} now; deliver them to where they belong, with "
+                    f"MLFLOW_TRACKING_URI={head} modelcore deliver-tracking {folder}, or delete the folder"
                 )
         except BlockingIOError:
             os.close(self._file)
@@ -183,8 +194,20 @@ class Journal:
             with contextlib.suppress(OSError):
                 self._write(mark)
         for entry in entries:
-            if entry.method == "log_path":
-                shutil.rmtree((self.folder / entry.arguments["path"]).parent, ignore_errors=True)
+            if entry.method == "log_path" and (kept := self.kept(entry.arguments)) is not None:
+                shutil.rmtree(kept.parent, ignore_errors=True)
+
+    def kept(self, arguments: Mapping[str, Any]) -> Path | None:
+        """The copy that the arguments of an entry speak of; None where that is no copy that :meth:`keep` made.
+
+        Whoever can write to a journal must not have other files sent away, or deleted.
+        """
+        name = arguments.get("path")
+        if not isinstance(name, str) or not _KEPT.fullmatch(name) or name.endswith(("/.", "/..")):
+            return None
+        copy = self.folder / name
+        own = Path(os.path.realpath(self.folder)) / Path(name).parent
+        return copy if Path(os.path.realpath(copy.parent)) == own and not copy.is_symlink() else None
 
     def sync(self) -> None:
         """Makes what was written survive a machine that goes down."""
@@ -194,7 +217,10 @@ class Journal:
         """Closes the journal: its folder is removed if nothing in it waits, and can be opened again otherwise."""
         with self._lock:
             if not self.waiting:
-                shutil.rmtree(self.folder, ignore_errors=True)
+                self._path.unlink(missing_ok=True)
+                for empty in (self.folder / _FILES, self.folder):  # anything else in it is somebody else's
+                    with contextlib.suppress(OSError):
+                        empty.rmdir()
             else:
                 self.sync()
             os.close(self._file)
@@ -210,6 +236,10 @@ class Journal:
                 value = _parsed(line)
                 if value is None:
                     continue
+                if not _is_ours(value) or ("tracking_uri" in value) != (head is None):
+                    raise InputError(
+                        f"{self._path} is no journal of tracked calls, or damaged: {line[:80]!r}; it is left alone"
+                    )
                 self._size = size
                 if "method" in value:
                     self._last = value["n"]
@@ -220,6 +250,8 @@ class Journal:
                         self.run_ids[value["run"]] = value["run_id"]
                 elif "tracking_uri" in value:
                     head = value["tracking_uri"]
+        if head is None and size:
+            raise InputError(f"{self._path} is no journal of tracked calls; it is left alone")
         os.ftruncate(self._file, self._size)
         return head
 
@@ -245,6 +277,13 @@ def exists(folder: Path) -> bool:
 def without_password(uri: str) -> str:
     """``uri`` without the user's name and password that may stand before its host: a journal holds no secret."""
     return re.sub("//[^/]*@", "//", uri, count=1)
+
+
+def _is_ours(value: Mapping[str, Any]) -> bool:
+    """Whether an object is a line that a journal writes."""
+    return any(
+        value.keys() == form.keys() and all(type(value[name]) is kind for name, kind in form.items()) for form in _FORMS
+    )
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:

@@ -14,12 +14,11 @@ unless asked for it (``MLFLOW_ALLOW_FILE_STORE``), writes a point twice.
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from modelcore import tracking
 from modelcore.delivery import UndeliveredError
 from modelcore.errors import first_line
-from modelcore.journal import Entry, without_password
+from modelcore.journal import Entry, Journal, without_password
 from modelcore.mlflow_runs import MLflowRun, begin, cannot_be_used, delete_doubles
 
 # A request that fails is made again by who delivers, so MLflow need not; and none may hang for minutes.
@@ -48,13 +47,13 @@ def be_patient() -> None:
             del os.environ[key]
 
 
-def deliver(entries: list[Entry], run_id: str | None, folder: Path) -> str:
+def deliver(entries: list[Entry], run_id: str | None, journal: Journal) -> str:
     """Makes the calls of a journal's entries.
 
     Args:
         entries: One entry, or several that log metrics of one run.
         run_id: The run's id; None for the entry that begins it.
-        folder: The journal's folder, with the files that entries speak of.
+        journal: The journal, with the files that entries speak of.
 
     Returns:
         The run's id.
@@ -74,7 +73,9 @@ def deliver(entries: list[Entry], run_id: str | None, folder: Path) -> str:
             run.log_points([(entry.arguments["values"], entry.arguments["step"], entry.at) for entry in entries])
         else:
             if first.method == "log_path":
-                arguments["path"] = folder / arguments["path"]
+                arguments["path"] = journal.kept(arguments)
+                if arguments["path"] is None:
+                    raise UndeliveredError(f"{first.arguments.get('path')!r} is no file of the journal", "refused")
             if first.method == "end":
                 delete_doubles(first.run, run_id)
             tracking.call(run, first.method, arguments)
@@ -103,10 +104,12 @@ def undelivered(error: Exception) -> UndeliveredError:
     elif library in ("botocore", "boto3", "urllib3", "sqlalchemy") or _is_of_a_device(error):
         status = 503
     # An address that does not exist, a certificate that is not trusted, a page that is not MLflow's.
-    wrong = ("Name or service not known", "nodename nor servname", "CERTIFICATE_VERIFY_FAILED", "not in a valid JSON")
+    wrong = ["Name or service not known", "nodename nor servname", "CERTIFICATE_VERIFY_FAILED", "not in a valid JSON"]
+    # A run that is not there, or was deleted: the calls may belong to another server, and must not be thrown away.
+    wrong.append("must be in the 'active' state")
     if (
         status in (401, 403)
-        or getattr(error, "error_code", "") == "ENDPOINT_NOT_FOUND"
+        or getattr(error, "error_code", "") in ("ENDPOINT_NOT_FOUND", "RESOURCE_DOES_NOT_EXIST")
         or any(w in text for w in wrong)
     ):
         return UndeliveredError(cannot_be_used(error), "denied")

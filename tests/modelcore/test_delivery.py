@@ -195,7 +195,7 @@ def test_in_a_pod_it_travels_inside_the_output(client, proxy, tmp_path, no_patie
         out.mkdir()
     proxy.accept()
     moved = out.rename(tmp_path / "downloaded")
-    assert delivery.deliver_left(moved) > STEPS
+    assert delivery.deliver_left(moved)[0] > STEPS
     check(client)
     assert not list(moved.iterdir())
 
@@ -244,6 +244,40 @@ def test_a_call_that_the_server_refuses_is_left_out_and_said(client, proxy, tmp_
     check(client)
     (line,) = [line for line in said(capsys) if "left out" in line]
     assert "MLflow refuses log_metrics, which is left out: INVALID_PARAMETER_VALUE: Invalid value" in line
+
+
+def test_a_run_that_the_server_does_not_know_is_kept_and_said(client, proxy, tmp_path, no_patience):
+    """As when the calls belong to another server, or somebody deleted the run."""
+    run = tracking.start_stage("demo")
+    run_id = run.known_id(30)
+    proxy.trouble = lambda method, path, times: 503
+    track(run, tmp_path)
+    run.end()
+    proxy.trouble = lambda method, path, times: None
+    folder = run._sender.journal.folder
+    client.delete_run(run_id)
+    with pytest.raises(InputError, match=r"must be in the 'active' state.* tracked calls stay in"):
+        delivery.deliver_left(folder)
+    client.restore_run(run_id)
+    lines = (folder / "journal.jsonl").read_text()
+    (folder / "journal.jsonl").write_text(lines.replace(run_id, "0" * 32))
+    with pytest.raises(InputError, match=r"not found.* tracked calls stay in"):
+        delivery.deliver_left(folder)
+    (folder / "journal.jsonl").write_text(lines)
+    assert delivery.deliver_left(folder)[1] == 0
+    check(client)
+
+
+def test_an_entry_that_nobody_wrote_ends_the_delivery_with_one_line(client, proxy, tmp_path, no_patience):
+    run = tracking.start_stage("demo")
+    run.known_id(30)
+    proxy.trouble = lambda method, path, times: 503
+    run._tell("log_text", text="late", file="late.txt")
+    run._tell("log_metrics", values=5, step=1)
+    run.end()
+    proxy.trouble = lambda method, path, times: None
+    with pytest.raises(InputError, match=r"cannot be delivered: .* tracked calls stay in"):
+        delivery.deliver_left(run._sender.journal.folder)
 
 
 def test_what_a_killed_process_had_tracked_is_delivered_by_the_next(client, proxy, tmp_path, monkeypatch):

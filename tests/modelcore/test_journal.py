@@ -204,3 +204,76 @@ def test_an_entry_that_was_damaged_in_the_middle_is_passed_over(tmp_path):
     lines[2] = b"\0" * (len(lines[2]) - 1) + b"\n"
     file.write_bytes(b"".join(lines))
     assert [n for n, _ in waiting(Journal(tmp_path / "j"))] == [1, 3]
+
+
+FOREIGN = [b"", b"notes\n", b'{"a": 1}\n', b"[1]\n", b'{"n": 1, "run": "r"}\n']
+
+
+@pytest.mark.parametrize("content", FOREIGN)
+def test_a_folder_with_a_journal_that_is_none_of_ours_is_left_alone(tmp_path, content):
+    (tmp_path / "journal.jsonl").write_bytes(content)
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(InputError):
+        Journal(tmp_path)
+    assert (tmp_path / "journal.jsonl").read_bytes() == content
+    assert (tmp_path / "thesis.txt").exists()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"n": 2, "run": "r", "at": 1, "method": "log_text", "arguments": {}, "more": 1},
+        {"run": "r", "at": 1, "method": "log_text", "arguments": {}},
+        {"delivered": "x"},
+        {"tracking_uri": "http://other:5000"},
+    ],
+)
+def test_a_line_that_no_journal_writes_is_refused_and_nothing_is_lost(tmp_path, line):
+    journal = Journal(tmp_path / "j", URI)
+    journal.append("r", "call", {})
+    journal.close()
+    with open(tmp_path / "j" / "journal.jsonl", "a") as file:
+        file.write(json.dumps(line) + "\n")
+    before = (tmp_path / "j" / "journal.jsonl").read_bytes()
+    with pytest.raises(InputError, match="left alone"):
+        Journal(tmp_path / "j")
+    assert (tmp_path / "j" / "journal.jsonl").read_bytes() == before
+
+
+def test_a_delivered_journal_takes_only_its_own_files_with_it(tmp_path):
+    journal = Journal(tmp_path / "j", URI)
+    (tmp_path / "curve.txt").write_text("1 2 3")
+    journal.append("r", "log_path", {"path": journal.keep(tmp_path / "curve.txt"), "folder": None})
+    (tmp_path / "j" / "thesis.txt").write_text("years of work")
+    journal.mark(journal.next(10))
+    journal.close()
+    assert [path.name for path in (tmp_path / "j").iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize(
+    "path", ["../outside/thesis.txt", "files/../../outside/thesis.txt", "/absolute", "files/x/y", 7]
+)
+def test_what_is_no_copy_of_the_journals_is_neither_sent_nor_deleted(tmp_path, path):
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "thesis.txt").write_text("years of work")
+    path = str(tmp_path / "outside" / "thesis.txt") if path == "/absolute" else path
+    journal = Journal(tmp_path / "j", URI)
+    journal.append("r", "log_path", {"path": path, "folder": None})
+    (entry,) = journal.next(10)
+    assert journal.kept(entry.arguments) is None
+    journal.mark([entry])
+    journal.close()
+    assert (tmp_path / "outside" / "thesis.txt").exists()
+
+
+def test_a_link_in_the_place_of_a_copy_is_not_followed(tmp_path):
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "thesis.txt").write_text("years of work")
+    journal = Journal(tmp_path / "j", URI)
+    (tmp_path / "j" / "files").mkdir()
+    (tmp_path / "j" / "files" / ("a" * 32)).symlink_to(tmp_path / "outside")
+    journal.append("r", "log_path", {"path": f"files/{'a' * 32}/thesis.txt", "folder": None})
+    (entry,) = journal.next(10)
+    assert journal.kept(entry.arguments) is None
+    journal.mark([entry])
+    assert (tmp_path / "outside" / "thesis.txt").exists()
