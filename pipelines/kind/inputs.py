@@ -40,7 +40,10 @@ def check(parameters: Sequence[str]) -> dict[str, str]:
     if given.get("corpus", defaults["corpus"]) != defaults["corpus"]:
         defaults["heldout"] = ""
     places = {key: given.get(key, defaults[key]) for key in READ}
-    inputs.check(places | {"preset": defaults["preset"]})  # another recipe is looked at by the stage that follows it
+    # What lies in object storage the pods read with the cluster's key; this machine may have none. Another recipe is
+    # looked at by the stage that follows it.
+    here = {key: declared[key].default if storage.is_remote(place) else place for key, place in places.items()}
+    inputs.check(here | {"preset": defaults["preset"]})
     return places
 
 
