@@ -17,7 +17,9 @@ from modelcore.journal import Journal, without_password
 
 URI = "http://mlflow:5000"
 ARGUMENTS = st.dictionaries(
-    st.text(max_size=8), st.text(max_size=20) | st.floats(allow_nan=False, allow_subnormal=False) | st.none(), max_size=3
+    st.text(max_size=8),
+    st.text(max_size=20) | st.floats(allow_nan=False, allow_subnormal=False) | st.none(),
+    max_size=3,
 )
 # What a writer does: append an entry, or say that so many of the first that wait are delivered.
 ACTIONS = st.lists(ARGUMENTS | st.integers(1, 4), max_size=12)
