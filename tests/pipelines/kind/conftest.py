@@ -25,7 +25,6 @@ from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 from moto.server import ThreadedMotoServer
 
-from modelcore import storage
 from modelcore.stages.stage import StageSummary
 from pipelines.kind import __main__ as program
 from pipelines.kind import outcome, submission
@@ -225,10 +224,8 @@ class Machine:
     @contextlib.contextmanager
     def open_store(self):
         """Makes the object store the one that s3:// means here."""
-        forget_client()
         outcome.open_store(f"http://127.0.0.1:{self.world['ports']['seaweedfs']}", tuple(STORE_KEY.values()))
         yield
-        forget_client()
 
     def secret(self, place):
         return {key: base64.b64decode(value).decode() for key, value in self.world["secrets"][place].items()}
@@ -301,14 +298,7 @@ def machine(tmp_path, monkeypatch, object_store):
             "ports": {"ml-pipeline": kfp.port, "mlflow": mlflow.port, "seaweedfs": store_port},
         }
         (home / "world.json").write_text(json.dumps(world))
-        forget_client()
         yield Machine(home, kfp, mlflow, store)
-        forget_client()
-
-
-def forget_client():
-    boto3.DEFAULT_SESSION = None
-    storage._client.cache_clear()
 
 
 @pytest.fixture
@@ -330,7 +320,6 @@ def start(machine, capfd):
     """Runs the program; returns its status, and what it printed to standard output and standard error."""
 
     def start(*words):
-        forget_client()
         status = program.main(list(words))
         return status, *capfd.readouterr()
 
