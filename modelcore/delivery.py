@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeAlias
 
 from modelcore import journal as journals
 from modelcore import tracking
-from modelcore.errors import InputError, first_line
+from modelcore.errors import InputError, first_line, without_password
 from modelcore.journal import Entry, Journal
 from modelcore.system_metrics import SystemMetrics
 
@@ -331,7 +331,7 @@ def deliver_left(place: Path) -> tuple[int, int]:
 
 def deliver_earlier(runs: Path) -> None:
     """Delivers what earlier runs below the folder ``runs`` left for the server that is tracked to now, if it can be."""
-    here = journals.without_password(os.environ.get("MLFLOW_TRACKING_URI", ""))
+    here = without_password(os.environ.get("MLFLOW_TRACKING_URI", ""))
     for folder in sorted(runs.glob(f"*/{FOLDER}")):
         with contextlib.suppress(
             InputError

@@ -1,5 +1,10 @@
 """The exceptions whose message is all that the person at the terminal needs."""
 
+import re
+
+# What may stand between the slashes and the host: a user and a password, which may hold a slash of its own.
+_USER = re.compile(r"//(?:[^/\s:]*:\S*|[^/\s]*)@")
+
 
 class InputError(ValueError):
     """Something given by the user is wrong; the message is one line, and says what and where.
@@ -14,5 +19,13 @@ class ConversionError(RuntimeError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type's name where it has none."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    """The first line of an error's message, or its type's name where it has none; without passwords of addresses."""
+    return without_password((str(error).splitlines() or [type(error).__name__])[0])
+
+
+def without_password(text: str) -> str:
+    """``text`` in which no address holds the user's name and password that may stand before its host.
+
+    Where a password cannot be told from a port and a path, as in ``//host:1/a@b``, the host goes too.
+    """
+    return _USER.sub("//", text)

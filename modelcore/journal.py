@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from modelcore.atomic import sync
-from modelcore.errors import InputError
+from modelcore.errors import InputError, without_password
 
 _FILE = "journal.jsonl"
 _FILES = "files"
@@ -98,7 +98,7 @@ class Journal:
             if head is None:
                 if tracking_uri is None:
                     raise InputError(f"{self._path} is empty; it is left alone")
-                head = without_password(tracking_uri)
+                head = without_password(tracking_uri)  # a journal holds no secret
                 self._write({"tracking_uri": head})
             elif tracking_uri is not None and head != without_password(tracking_uri):
                 raise InputError(
@@ -272,11 +272,6 @@ class Journal:
 def exists(folder: Path) -> bool:
     """Whether there is a journal in ``folder``."""
     return (Path(folder) / _FILE).is_file()
-
-
-def without_password(uri: str) -> str:
-    """``uri`` without the user's name and password that may stand before its host: a journal holds no secret."""
-    return re.sub("//[^/]*@", "//", uri, count=1)
 
 
 def _is_ours(value: Mapping[str, Any]) -> bool:

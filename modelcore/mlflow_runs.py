@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from modelcore import tracking
+from modelcore.addresses import check_server
 from modelcore.atomic import disk_is_full
-from modelcore.errors import InputError, first_line
-from modelcore.journal import without_password
+from modelcore.errors import InputError, first_line, without_password
 from modelcore.system_metrics import SystemMetrics
 
 _ATTEMPT = "modelcore.attempt"
@@ -142,7 +142,18 @@ def start(plan: tracking.Plan) -> MLflowRun:
 def cannot_be_used(error: BaseException) -> str:
     """What to say, in one line, of an error for which MLflow cannot be used."""
     uri = without_password(os.environ["MLFLOW_TRACKING_URI"])
-    return f"MLflow at {uri} (MLFLOW_TRACKING_URI) cannot be used: {first_line(error)}"
+    return wrong_address() or f"MLflow at {uri} (MLFLOW_TRACKING_URI) cannot be used: {first_line(error)}"
+
+
+def wrong_address() -> str:
+    """What to say, in one line, if MLflow's address is that of a server and cannot be right; else nothing."""
+    uri = os.environ["MLFLOW_TRACKING_URI"]
+    if uri.startswith(("http:", "https:")):
+        try:
+            check_server("MLFLOW_TRACKING_URI", uri)
+        except InputError as wrong:
+            return str(wrong)
+    return ""
 
 
 def begin(plan: tracking.Plan, attempt: str = "", at: int | None = None) -> str:

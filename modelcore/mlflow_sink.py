@@ -17,9 +17,9 @@ import os
 
 from modelcore import tracking
 from modelcore.delivery import UndeliveredError
-from modelcore.errors import first_line
-from modelcore.journal import Entry, Journal, without_password
-from modelcore.mlflow_runs import MLflowRun, begin, cannot_be_used, delete_doubles
+from modelcore.errors import first_line, without_password
+from modelcore.journal import Entry, Journal
+from modelcore.mlflow_runs import MLflowRun, begin, cannot_be_used, delete_doubles, wrong_address
 
 # A request that fails is made again by who delivers, so MLflow need not; and none may hang for minutes.
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
@@ -109,6 +109,7 @@ def undelivered(error: Exception) -> UndeliveredError:
     wrong.append("must be in the 'active' state")
     if (
         status in (401, 403)
+        or wrong_address()
         or getattr(error, "error_code", "") in ("ENDPOINT_NOT_FOUND", "RESOURCE_DOES_NOT_EXIST")
         or any(w in text for w in wrong)
     ):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tracking_server.errors import OperatorError
+from tracking_server.errors import OperatorError, one_line
 from tracking_server.settings import Stores
 
 _TYPE = "S3.content-type"  # beside a member's name and size in the archive
@@ -28,8 +28,8 @@ def create_bucket(stores: Stores) -> bool:
     """
     from botocore.exceptions import ClientError
 
-    s3 = client()
     with _usable(stores):
+        s3 = client()
         try:
             s3.head_bucket(Bucket=stores.bucket)
         except ClientError as error:
@@ -48,9 +48,9 @@ def save(stores: Stores, archive: Path) -> int:
     Raises:
         OperatorError: If S3 cannot be read.
     """
-    s3 = client()
     count = 0
     with _usable(stores), tarfile.open(archive, "w", format=tarfile.PAX_FORMAT) as tar:
+        s3 = client()
         for page in s3.get_paginator("list_objects_v2").paginate(Bucket=stores.bucket, Prefix=stores.prefix):
             for listed in page.get("Contents", ()):
                 try:
@@ -73,9 +73,9 @@ def load(stores: Stores, archive: Path) -> int:
     Raises:
         OperatorError: If S3 cannot be written.
     """
-    s3 = client()
     count = 0
     with _usable(stores), tarfile.open(archive) as tar:
+        s3 = client()
         for member in tar:
             body = tar.extractfile(member)
             if body is not None:
@@ -93,4 +93,4 @@ def _usable(stores: Stores) -> Iterator[None]:
     try:
         yield
     except (Boto3Error, BotoCoreError, ClientError) as error:
-        raise OperatorError(f"{stores.artifacts} cannot be used: {' '.join(str(error).split())}") from error
+        raise OperatorError(f"{stores.artifacts} cannot be used: {one_line(error)}") from error

@@ -5,7 +5,7 @@ import os
 import psycopg
 from psycopg.pq import Conninfo
 
-from tracking_server.errors import OperatorError
+from tracking_server.errors import OperatorError, one_line
 from tracking_server.settings import BACKEND_STORE, Stores
 
 
@@ -19,10 +19,14 @@ def export(stores: Stores) -> None:
     Raises:
         OperatorError: If the address cannot be read.
     """
+    unreadable = OperatorError(f"{BACKEND_STORE} cannot be read; percent-encode special characters in it")
     try:
         options = Conninfo.parse(stores.database.encode())
     except psycopg.Error:  # its text may quote the address
-        raise OperatorError(f"{BACKEND_STORE} cannot be read; percent-encode special characters in it") from None
+        raise unreadable from None
+    ports = [option.val for option in options if option.keyword == b"port" and option.val is not None]
+    if any(not port.isdigit() for port in b",".join(ports).split(b",") if port):  # half a password with a slash in it
+        raise unreadable
     for option in options:
         if option.val is not None and option.envvar is not None:
             os.environ[option.envvar.decode()] = option.val.decode()
@@ -37,8 +41,7 @@ def connect() -> psycopg.Connection:
     try:
         return psycopg.connect("", connect_timeout=10)
     except psycopg.OperationalError as error:
-        reason = " ".join(str(error).split())
-        raise OperatorError(f"the database ({BACKEND_STORE}) cannot be used: {reason}") from None
+        raise OperatorError(f"the database ({BACKEND_STORE}) cannot be used: {one_line(error)}") from None
 
 
 def tables(connection: psycopg.Connection) -> list[str]:

@@ -1,5 +1,15 @@
 """The one kind of error that is the operator's to mend."""
 
+import re
+
+# What may stand between the slashes and the host: a user and a password, which may hold a slash of its own.
+_USER = re.compile(r"//(?:[^/\s:]*:\S*|[^/\s]*)@")
+
 
 class OperatorError(Exception):
     """Says in one line what is wrong and what would be right. Never holds a secret."""
+
+
+def one_line(text: object) -> str:
+    """What another program or library says, as one line in which no address holds a user and a password."""
+    return " ".join(_USER.sub("//", str(text)).split())

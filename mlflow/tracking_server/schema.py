@@ -4,7 +4,7 @@ from pathlib import Path
 
 from tracking_server import database
 from tracking_server.backup import backup
-from tracking_server.errors import OperatorError
+from tracking_server.errors import OperatorError, one_line
 from tracking_server.settings import Stores
 
 
@@ -49,7 +49,7 @@ def upgrade(stores: Stores, folder: Path) -> tuple[dict[str, str], dict[str, str
         mlflow.db.commands.main(["upgrade", stores.database], standalone_mode=False)
         mlflow.server.auth.db.cli.commands.main(["upgrade", "--url", stores.database], standalone_mode=False)
     except Exception as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        reason = f"{type(error).__name__}: {one_line(error)}"
         raise OperatorError(f"the upgrade failed; `restore --replace {folder}` takes it back: {reason}") from error
     with database.connect() as connection:
         return before, database.revisions(connection)

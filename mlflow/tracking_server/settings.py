@@ -3,14 +3,17 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
-from tracking_server.errors import OperatorError
+from tracking_server.errors import OperatorError, one_line
 
 BACKEND_STORE = "MLFLOW_BACKEND_STORE_URI"
 ARTIFACTS = "MLFLOW_ARTIFACTS_DESTINATION"
 ADMIN_PASSWORD = "MLFLOW_AUTH_ADMIN_PASSWORD"  # noqa: S105 (a name)
 SECRET_KEY = "MLFLOW_FLASK_SERVER_SECRET_KEY"  # noqa: S105 (a name)
 ALLOWED_HOSTS = "MLFLOW_SERVER_ALLOWED_HOSTS"
+
+_ENDPOINTS = ("MLFLOW_S3_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")  # the first that is set counts
 
 LEAST_PASSWORD = 12  # characters, MLflow's own bound
 LEAST_SECRET_KEY = 32  # characters: 128 bits, written as hexadecimal digits
@@ -56,9 +59,11 @@ class Stores:
         """Reads the two addresses.
 
         Raises:
-            OperatorError: If one is missing or no such address.
+            OperatorError: If one is missing or no such address, or S3's endpoint is none.
         """
         _require(environment, BACKEND_STORE, ARTIFACTS)
+        if endpoint := next((name for name in _ENDPOINTS if environment.get(name)), None):
+            check_address(endpoint, environment[endpoint])
         return cls(environment[BACKEND_STORE], environment[ARTIFACTS])
 
 
@@ -73,6 +78,26 @@ def check_server_settings(environment: Mapping[str, str] = os.environ) -> Stores
         if len(environment[name]) < least:
             raise OperatorError(f"{name} has {len(environment[name])} characters; it needs {least} or more")
     return Stores.from_environment(environment)
+
+
+def check_address(name: str, address: str) -> None:
+    """Makes sure that the variable ``name`` holds the address of a server.
+
+    Raises:
+        OperatorError: If it does not; says the address without a password.
+    """
+    try:
+        parts = urlsplit(address)
+        right = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        # What follows the host may be half a password with a slash in it, and libraries' errors would quote it.
+        right = right and "@" not in parts.path + parts.query + parts.fragment
+    except ValueError:  # the port is no number
+        right = False
+    if not right:
+        raise OperatorError(
+            f'{name} is "{one_line(address)}"; give http://host:port or https://host, '
+            "special characters of a password percent-encoded"
+        )
 
 
 def _require(environment: Mapping[str, str], *names: str) -> None:

@@ -5,8 +5,8 @@ import os
 import sys
 from typing import Any
 
-from tracking_server.errors import OperatorError
-from tracking_server.settings import ADMIN_PASSWORD, LEAST_PASSWORD, PORT
+from tracking_server.errors import OperatorError, one_line
+from tracking_server.settings import ADMIN_PASSWORD, LEAST_PASSWORD, PORT, check_address
 
 
 class Users:
@@ -18,6 +18,7 @@ class Users:
 
     def __init__(self) -> None:
         os.environ.setdefault("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{os.environ.get('MLFLOW_PORT', PORT)}")
+        check_address("MLFLOW_TRACKING_URI", os.environ["MLFLOW_TRACKING_URI"])
         os.environ.setdefault("MLFLOW_TRACKING_USERNAME", "admin")
         if password := os.environ.get(ADMIN_PASSWORD):
             os.environ.setdefault("MLFLOW_TRACKING_PASSWORD", password)
@@ -85,7 +86,7 @@ class Users:
         try:
             return function(*arguments)
         except MlflowException as error:
-            raise OperatorError(f"{os.environ['MLFLOW_TRACKING_URI']}: {' '.join(str(error).split())}") from error
+            raise OperatorError(one_line(f"{os.environ['MLFLOW_TRACKING_URI']}: {error}")) from error
 
 
 def ask_password(name: str) -> str:

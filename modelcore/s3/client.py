@@ -15,7 +15,8 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
 
-from modelcore.errors import InputError, first_line
+from modelcore.addresses import check_server
+from modelcore.errors import InputError, first_line, without_password
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +62,7 @@ def client() -> Any:
     decides otherwise.
 
     Raises:
-        InputError: If boto3 is not installed.
+        InputError: If boto3 is not installed, or the endpoint is no address.
     """
     return _client(tuple(sorted((key, value) for key, value in os.environ.items() if key.startswith("AWS_"))))
 
@@ -74,6 +75,9 @@ def _client(environment: tuple[tuple[str, str], ...]) -> Any:
         from botocore.config import Config
     except ImportError as error:
         raise InputError("s3:// needs boto3; install the extra 'storage'") from error
+    named = {name: value for name, value in environment if value}
+    if endpoint := next((name for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL") if name in named), None):
+        check_server(endpoint, named[endpoint])
     found = botocore.session.Session()
     session = boto3.session.Session(botocore_session=found)
     style = (found.get_scoped_config().get("s3") or {}).get("addressing_style")
@@ -88,7 +92,10 @@ def _client(environment: tuple[tuple[str, str], ...]) -> Any:
             response_checksum_validation="when_required",
             s3={"addressing_style": style} if style else None,
         )
-        return session.client("s3", config=config)
+        try:
+            return session.client("s3", config=config)
+        except ValueError as error:  # the endpoint of the configuration file is no address
+            raise InputError(f"{first_line(error)}; check endpoint_url in AWS's configuration file") from error
 
     if style is None and not dict(environment).keys().isdisjoint(("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3")):
         style = "path"
@@ -180,7 +187,7 @@ def one_line_errors(uri: object) -> Iterator[None]:
             f"tried {f'{len(PAUSES) + 1} times' if PAUSES else 'once'}, check AWS_ENDPOINT_URL and the network"
         ) from error
     except ParamValidationError as error:  # such as a bucket's name that none can have; its first line says nothing
-        raise InputError(f"{uri}: {str(error).splitlines()[-1]}") from error
+        raise InputError(f"{uri}: {without_password(str(error).splitlines()[-1])}") from error
     except (BotoCoreError, DamagedError) as error:
         raise InputError(f"{uri}: {first_line(error)}") from error
 

@@ -1,5 +1,7 @@
 """The tracking server's settings come from the environment; what is missing or wrong is one line without a secret."""
 
+import io
+
 import pytest
 
 from tracking_server.__main__ import main
@@ -12,6 +14,12 @@ COMPLETE = {
     "MLFLOW_AUTH_ADMIN_PASSWORD": "twelve-or-more",
     "MLFLOW_FLASK_SERVER_SECRET_KEY": "0123456789abcdef0123456789abcdef",
     "MLFLOW_SERVER_ALLOWED_HOSTS": "mlflow.example.org",
+}
+KEYS = {
+    "AWS_ACCESS_KEY_ID": "key",
+    "AWS_SECRET_ACCESS_KEY": "secret",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_MAX_ATTEMPTS": "1",
 }
 
 
@@ -60,6 +68,7 @@ def test_a_wrong_value_is_refused_in_one_line_that_holds_no_secret(name, value, 
         "postgresql://mlflow:hidden-word@[broken/mlflow",
         "postgresql://mlflow:hidden%word@db/mlflow",
         "postgresql://mlflow:hidden-word@127.0.0.1:1/mlflow",
+        "postgresql://mlflow:hidden/word@127.0.0.1:1/mlflow",
     ],
 )
 def test_a_database_that_cannot_be_used_ends_the_server_with_one_line_that_holds_no_secret(address, monkeypatch):
@@ -71,6 +80,42 @@ def test_a_database_that_cannot_be_used_ends_the_server_with_one_line_that_holds
         main(["serve"])
     assert str(end.value).startswith("error: ")
     assert "MLFLOW_BACKEND_STORE_URI" in str(end.value)
+    assert "hidden" not in str(end.value)
+    assert "\n" not in str(end.value)
+
+
+ADDRESSES = [  # of a server that is not there
+    "http://me:hidden-word@127.0.0.1:1",
+    "http://me:hidden-word@here@127.0.0.1:1",
+    "http://me:hidden/word@127.0.0.1:1",
+    "http://me:12/hidden@127.0.0.1:1",
+]
+
+
+@pytest.mark.parametrize("address", [*ADDRESSES, "notaurl", "http://", "ftp://host", "http://host:port"])
+@pytest.mark.parametrize("name", ["MLFLOW_S3_ENDPOINT_URL", "AWS_ENDPOINT_URL"])
+def test_an_endpoint_that_cannot_be_used_is_one_line_that_holds_no_password(name, address, monkeypatch):
+    for variable, value in (COMPLETE | KEYS | {name: address}).items():
+        monkeypatch.setenv(variable, value)
+    with pytest.raises(SystemExit) as end:
+        main(["create-bucket"])
+    assert str(end.value).startswith("error: ")
+    assert "hidden" not in str(end.value)
+    assert "\n" not in str(end.value)
+    if address not in ADDRESSES:
+        assert str(end.value).startswith(f'error: {name} is "{address}"; give http://host:port or https://host')
+
+
+@pytest.mark.parametrize("address", [*ADDRESSES, "notaurl"])
+def test_a_tracking_server_that_cannot_be_used_is_one_line_that_holds_no_password(address, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "unused")
+    monkeypatch.setattr("sys.stdin", io.StringIO("a-long-password\n"))
+    with pytest.raises(SystemExit) as end:
+        main(["user", "add", "somebody"])
+    assert str(end.value).startswith("error: ")
     assert "hidden" not in str(end.value)
     assert "\n" not in str(end.value)
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelcore.atomic import disk_is_full
-from modelcore.errors import InputError
-from modelcore.journal import Journal, without_password
+from modelcore.errors import InputError, without_password
+from modelcore.journal import Journal
 
 URI = "http://mlflow:5000"
 ARGUMENTS = st.dictionaries(
@@ -139,6 +139,8 @@ def test_what_waits_for_one_server_is_not_given_to_another(tmp_path):
     [
         ("https://me:pa%2Fss@host:1/x", "https://host:1/x"),
         ("https://me:p@ss@host", "https://host"),
+        ("http://bob:s3cr3t/pass@host", "http://host"),
+        ("http://bob:s@3/cr3t/pass@host:5000", "http://host:5000"),
         ("http://host/a@b", "http://host/a@b"),
         ("sqlite:////tmp/x.db", "sqlite:////tmp/x.db"),
     ],

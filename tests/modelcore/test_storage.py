@@ -152,6 +152,34 @@ class TestRefusals:
             "tried once, check AWS_ENDPOINT_URL and the network",
         )
 
+    @pytest.mark.parametrize(
+        ("address", "said"),
+        [
+            ("http://me:hidden-word@127.0.0.1:9", 'URL: "http://127.0.0.1:9/some-bucket/data"; tried once'),
+            ("http://me:hidden@word@127.0.0.1:9", 'URL: "http://127.0.0.1:9/some-bucket/data"; tried once'),
+            ("http://me:hidden/word@127.0.0.1:9", 'AWS_ENDPOINT_URL is "http://127.0.0.1:9"; give http://host:port'),
+            ("http://me:12/hidden@127.0.0.1:9", 'AWS_ENDPOINT_URL is "http://127.0.0.1:9"; give http://host:port'),
+            ("notaurl", 'AWS_ENDPOINT_URL is "notaurl"; give http://host:port or https://host'),
+        ],
+    )
+    def test_an_endpoint_that_cannot_be_used_is_told_without_its_password(
+        self, tmp_path, s3_environment, caplog, address, said
+    ):
+        s3_environment.setenv("AWS_ENDPOINT_URL", address)
+        s3_environment.setattr(client, "PAUSES", (0.01,) if "tried" in said else ())
+        with pytest.raises(InputError) as caught:
+            storage.localize("s3://some-bucket/data", tmp_path / "into")
+        assert said.replace("once", "2 times") in str(caught.value)
+        assert "hidden" not in str(caught.value) + caplog.text
+        assert "\n" not in str(caught.value)
+
+    def test_an_endpoint_in_the_configuration_file_that_is_none(self, tmp_path, s3_environment):
+        s3_environment.delenv("AWS_ENDPOINT_URL")
+        (tmp_path / "config").write_text("[default]\nendpoint_url = notaurl\n")
+        s3_environment.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+        with pytest.raises(InputError, match=r"Invalid endpoint: notaurl; check endpoint_url in AWS's configuration"):
+            storage.localize("s3://some-bucket/data", tmp_path / "into")
+
     def test_a_host_whose_name_is_unknown(self, tmp_path, s3_environment):
         s3_environment.setenv("AWS_ENDPOINT_URL", "http://no-such-host.invalid:8333")
         s3_environment.setattr(client, "PAUSES", ())

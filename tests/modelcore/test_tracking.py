@@ -163,6 +163,16 @@ def test_a_tracking_server_that_cannot_be_used_is_one_line_that_names_it(uri, mo
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("password", ["hidden/word", "12/hidden"])
+def test_an_address_whose_password_reads_as_a_port_or_a_path_is_told_without_it(password, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://bob:{password}@127.0.0.1:1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(InputError) as caught, Stage("demo", {}):
+        pass
+    assert str(caught.value).startswith('MLFLOW_TRACKING_URI is "http://127.0.0.1:1"; give http://host:port')
+    assert "\n" not in str(caught.value)
+
+
 def test_a_database_that_could_not_be_completed_is_not_left_behind(small_disk, monkeypatch):
     """MLflow cannot use one with half of its tables, and would refuse it for ever after."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{small_disk.folder}/mlflow.db")
