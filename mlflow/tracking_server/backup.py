@@ -5,6 +5,7 @@ never changed, so whatever the dump names is among those copied; what came later
 """
 
 import contextlib
+import errno
 import gzip
 import hashlib
 import json
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tracking_server import artifacts, database
-from tracking_server.errors import OperatorError
+from tracking_server.errors import OperatorError, one_line
 from tracking_server.settings import Stores
 
 DATABASE = "database.sql.gz"
@@ -55,16 +56,13 @@ def backup(stores: Stores, folder: Path, *, with_artifacts: bool = True) -> dict
         OperatorError: If ``folder`` exists, there is nothing to copy, or a store cannot be read.
     """
     if folder.exists():
-        raise OperatorError(f"{folder} exists; a backup never replaces another")
+        raise _exists(folder)
     database.export(stores)
     with database.connect() as connection:
         revisions = database.revisions(connection)
     if not revisions:
         raise OperatorError("the database is empty; there is nothing to back up")
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(mode=0o700, parents=True)
+    with _new(folder) as partial:
         # The password comes from the environment. Owners and privileges are the other database's own.
         _run(
             "pg_dump", "--no-password", "--no-owner", "--no-privileges", "--compress=6", f"--file={partial / DATABASE}"
@@ -80,12 +78,6 @@ def backup(stores: Stores, folder: Path, *, with_artifacts: bool = True) -> dict
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
         for path in partial.iterdir():
             _sync(path)
-        os.rename(partial, folder)
-        _sync(folder.parent)
-    except OSError as error:
-        raise OperatorError(f"{folder} cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return manifest
 
 
@@ -117,6 +109,29 @@ def restore(stores: Stores, folder: Path, *, replace: bool = False) -> dict[str,
     return manifest
 
 
+@contextlib.contextmanager
+def _new(folder: Path) -> Iterator[Path]:
+    """A folder beside ``folder`` that takes its place when the block is done; of two at a time the first one wins."""
+    partial = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))  # mode 0700
+        yield partial
+        os.rename(partial, folder)  # never replaces a folder that holds anything, and a backup does
+        _sync(folder.parent)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR) and error.filename2 is not None:
+            raise _exists(folder) from error
+        raise OperatorError(f"{folder} cannot be written: {error.strerror or error}") from error
+    finally:
+        if partial is not None:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _exists(folder: Path) -> OperatorError:
+    return OperatorError(f"{folder} exists; a backup never replaces another")
+
+
 def _load(dump: Path) -> None:
     command = ["psql", "--no-psqlrc", "--no-password", "--quiet", "--set=ON_ERROR_STOP=1", "--output=/dev/null"]
     with _spoken_for(command[0]), tempfile.TemporaryFile() as said:
@@ -132,17 +147,26 @@ def _load(dump: Path) -> None:
             psql.stdin.write(_END)
         if psql.returncode:
             said.seek(0)
-            reason = " ".join(said.read().decode(errors="replace").split())
+            reason = one_line(said.read().decode(errors="replace"))
             raise OperatorError(f"the database is as it was, for the dump cannot be loaded: {reason}")
 
 
 def _read(folder: Path) -> dict[str, Any]:
     try:
-        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
-        sums = {name: _sha256(folder / name) for name in manifest["sha256"]}
-    except (OSError, ValueError, KeyError) as error:
-        raise OperatorError(f"{folder} is no backup: {error}") from error
-    if changed := [name for name, value in sums.items() if value != manifest["sha256"][name]]:
+        manifest = json.loads((folder / MANIFEST).read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise OperatorError(f"{folder} is no backup: {one_line(error)}") from error
+    if not isinstance(manifest, dict) or "artifacts" not in manifest or not isinstance(manifest.get("made"), str):
+        raise OperatorError(f"{folder} is no backup: {MANIFEST} is not what a backup writes")
+    files = {DATABASE} if manifest["artifacts"] is None else {DATABASE, ARTIFACTS}
+    sums = manifest.get("sha256")
+    if not isinstance(sums, dict) or sums.keys() != files:
+        raise OperatorError(f"{folder} is no backup: {MANIFEST} must hold the sums of {' and '.join(sorted(files))}")
+    try:
+        changed = [name for name in sorted(files) if _sha256(folder / name) != sums[name]]
+    except OSError as error:
+        raise OperatorError(f"{folder} is damaged: {error.filename}: {error.strerror}") from error
+    if changed:
         raise OperatorError(f"{folder} is damaged: {', '.join(changed)} is not what was written")
     return manifest
 
@@ -151,7 +175,7 @@ def _run(*command: str) -> None:
     with _spoken_for(command[0]):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise OperatorError(f"{command[0]} failed: {' '.join(done.stderr.split())}")
+        raise OperatorError(f"{command[0]} failed: {one_line(done.stderr)}")
 
 
 @contextlib.contextmanager

@@ -8,6 +8,11 @@ import psycopg
 import pytest
 
 from tests.mlflow.conftest import objects
+from tracking_server import artifacts
+from tracking_server.__main__ import main
+
+SUMS = "is no backup: manifest.json must hold the sums of artifacts.tar and database.sql.gz"
+DAMAGED = "is damaged: artifacts.tar, database.sql.gz is not what was written"
 
 
 @pytest.fixture(scope="module")
@@ -140,3 +145,56 @@ def test_a_database_whose_encoding_mlflow_cannot_use_ends_the_server_with_one_li
         1,
         "error: the database keeps text as SQL_ASCII; make one with ENCODING 'UTF8' TEMPLATE template0\n",
     )
+
+
+def test_of_two_backups_to_one_folder_at_once_the_first_to_end_is_whole_and_the_other_one_line(
+    small, tmp_path, monkeypatch, operate
+):
+    server, _ = small
+    folder = tmp_path / "new" / "backup"
+    for name in ("PGHOST", "PGPORT", "PGDATABASE", "PGUSER", "PGPASSWORD"):
+        monkeypatch.setenv(name, "")  # so that what is exported ends with the test
+    for name in [name for name in server.environment if name.startswith("AWS_") or name == "PATH"]:
+        monkeypatch.setenv(name, server.environment[name])
+    save, other = artifacts.save, []
+
+    def while_another_is_made(*arguments):
+        other.append(server.run("backup", folder))
+        return save(*arguments)
+
+    monkeypatch.setattr(artifacts, "save", while_another_is_made)
+    refused = operate(server, "backup", str(folder))
+    assert (other[0].returncode, other[0].stderr) == (0, "")
+    assert refused == f"error: {folder} exists; a backup never replaces another"
+    assert [path.name for path in folder.parent.iterdir()] == ["backup"]
+    assert {path.name for path in folder.iterdir()} == {"artifacts.tar", "database.sql.gz", "manifest.json"}
+    assert main(["restore", str(folder), "--replace"]) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda manifest: [], "is no backup: manifest.json is not what a backup writes"),
+        (lambda manifest: None, "is no backup: manifest.json is not what a backup writes"),
+        (lambda manifest: {"sha256": manifest["sha256"]}, "is no backup: manifest.json is not what a backup writes"),
+        (lambda manifest: manifest | {"sha256": []}, SUMS),
+        (lambda manifest: manifest | {"sha256": {}}, SUMS),
+        (lambda manifest: manifest | {"sha256": {"database.sql.gz": manifest["sha256"]["database.sql.gz"]}}, SUMS),
+        (lambda manifest: manifest | {"sha256": manifest["sha256"] | {"../other": "0"}}, SUMS),
+        (lambda manifest: manifest | {"sha256": dict.fromkeys(manifest["sha256"])}, DAMAGED),
+    ],
+)
+def test_a_manifest_that_no_backup_writes_is_one_line(small, tmp_path, operate, change, said):
+    server, folder = small
+    copy = copy_of(folder, tmp_path)
+    (copy / "manifest.json").write_text(json.dumps(change(json.loads((copy / "manifest.json").read_text()))))
+    assert operate(server, "restore", str(copy), "--replace") == f"error: {copy} {said}"
+
+
+@pytest.mark.parametrize("file", ["database.sql.gz", "artifacts.tar"])
+def test_a_backup_of_which_a_file_is_missing_is_one_line_that_names_it(small, tmp_path, operate, file):
+    server, folder = small
+    copy = copy_of(folder, tmp_path)
+    (copy / file).unlink()
+    said = operate(server, "restore", str(copy), "--replace")
+    assert said == f"error: {copy} is damaged: {copy / file}: No such file or directory"
