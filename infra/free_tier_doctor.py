@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from infra.account import Account, check_account, check_cost, check_credentials
 from infra.cost import read_prices
 from infra.finding import Finding
 from infra.settings import TFVARS, read_settings
+from infra.values import check_values
 from modelcore.errors import InputError, first_line
 
 TERRAFORM_VERSION = (1, 11)  # terraform/versions.tf
@@ -28,7 +28,6 @@ PROGRAMS = {
     "aws": ("AWS's command line", "the shell, the page and starting again"),
     "session-manager-plugin": ("AWS's Session Manager plugin", "the shell and the page"),
 }
-_ADDRESS = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -61,6 +60,11 @@ def diagnose(tfvars: Path, session: Any = None) -> Iterator[Finding]:
         settings = read_settings(tfvars)
     except InputError as error:
         yield Finding("fail", "settings", str(error))
+        yield Finding("warn", "account", "not checked: that needs the settings")
+        return
+    wrong = list(check_values(settings))
+    yield from wrong
+    if wrong:
         yield Finding("warn", "account", "not checked: that needs the settings")
         return
     yield from check_settings(settings)
@@ -109,7 +113,7 @@ def _check_terraform() -> Finding:
 
 
 def check_settings(settings: Mapping[str, Any]) -> Iterator[Finding]:
-    """What is still the example's, and whether an alarm would find somebody. Terraform checks the rest itself."""
+    """What is still the example's, and whom an alarm finds; of values that :func:`check_values` has nothing against."""
     examples = [
         name
         for name, value in settings.items()
@@ -123,12 +127,8 @@ def check_settings(settings: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding(
             "ok", "settings", f"{settings['name']} from {settings['repository_url']} at {settings['repository_ref']}"
         )
-    emails = settings["budget_emails"]
-    if not isinstance(emails, list) or not emails or not all(_ADDRESS.fullmatch(str(email)) for email in emails):
-        yield Finding("fail", "budget", f"budget_emails is {emails!r}; give a list of mail addresses that are read")
-    else:
-        amounts = ", ".join(f"{amount:g}" for amount in settings["budget_thresholds_usd"])
-        yield Finding("ok", "budget", f"alarms at {amounts} USD to {', '.join(emails)}")
+    amounts = ", ".join(f"{amount:g}" for amount in settings["budget_thresholds_usd"])
+    yield Finding("ok", "budget", f"alarms at {amounts} USD to {', '.join(settings['budget_emails'])}")
 
 
 def _session() -> Any:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,28 +23,44 @@ def read_settings(tfvars: Path = TFVARS) -> dict[str, Any]:
     if not tfvars.is_file():
         raise InputError(f"{tfvars} does not exist; copy {TERRAFORM / 'terraform.tfvars.example'} there and fill it in")
     given = _read(tfvars)
-    variables = _variables()
+    variables = read_variables()
     if unknown := sorted(given.keys() - variables.keys()):
         raise InputError(f"{tfvars}: no such variable: {', '.join(unknown)}; variables.tf has them all")
     if missing := sorted(
         name for name, variable in variables.items() if "default" not in variable and name not in given
     ):
         raise InputError(f"{tfvars}: not set: {', '.join(missing)}; terraform.tfvars.example shows how")
-    return {name: given.get(name, variable.get("default")) for name, variable in variables.items()}
+    return {
+        name: _converted(given[name], variable["type"]) if name in given else variable.get("default")
+        for name, variable in variables.items()
+    }
 
 
 def read_defaults() -> dict[str, Any]:
     """The variables that have a default, by name."""
-    return {name: variable["default"] for name, variable in _variables().items() if "default" in variable}
+    return {name: variable["default"] for name, variable in read_variables().items() if "default" in variable}
 
 
-def _variables() -> dict[str, dict[str, Any]]:
+@functools.cache
+def read_variables() -> Mapping[str, Mapping[str, Any]]:
+    """The blocks of variables.tf by the variables' names; a type is as it is written there, such as `list(number)`."""
     return {
-        name: block
+        name: block | {"type": block["type"].removeprefix("${").removesuffix("}")}
         for entry in _read(TERRAFORM / "variables.tf")["variable"]
         for name, block in entry.items()
         if not name.startswith("__")
     }
+
+
+def _converted(value: Any, kind: str) -> Any:
+    """The value as Terraform would convert it, which takes "20" for 20 and "true" for true; any other as it is."""
+    if kind == "list(number)" and isinstance(value, list):
+        return [_converted(each, "number") for each in value]
+    if kind == "number" and isinstance(value, str) and re.fullmatch(r"-?[0-9]+([.][0-9]+)?", value):
+        return float(value) if "." in value else int(value)
+    if kind == "bool" and value in ("true", "false"):
+        return value == "true"
+    return value
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -329,10 +329,19 @@ def test_the_examples_own_values_fail(tmp_path):
     assert "budget_emails, repository_url, torch_cpu_index_url" in first.text
 
 
-@pytest.mark.parametrize("emails", [[], ["nobody"], "you@gpt.test", ["a b@gpt.test"]])
-def test_an_alarm_that_would_reach_nobody_fails(settings, emails):
-    _, budget = check_settings(settings | {"budget_emails": emails})
-    assert (budget.status, budget.check) == ("fail", "budget")
+def test_wrong_values_are_one_failure_each_and_end_the_questions(tfvars, tmp_path, capsys):
+    file = tmp_path / "terraform.tfvars"
+    file.write_text(f'{tfvars.read_text()}\ninstance_type = "t9.huge"\nroot_volume_gb = null\nidle_minutes = -5\n')
+    assert main(["--tfvars", str(file)]) == 1
+    *_, first, second, third, skipped, end = capsys.readouterr().out.splitlines()
+    assert first.startswith('fail  settings        instance_type is "t9.huge"; instance_type must be t2.micro or t3.')
+    assert (
+        second == "fail  settings        root_volume_gb is null; root_volume_gb must be a whole number from 16 to 30."
+    )
+    assert third.startswith(
+        "fail  settings        idle_minutes is -5; idle_minutes must be 0 (never) or a whole number"
+    )
+    assert (skipped[:5], end) == ("warn ", "Something stands in the way.")
 
 
 def test_more_than_fifty_dollars_are_warned_of_and_another_region_is_said(settings):
