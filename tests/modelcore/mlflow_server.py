@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import http.client
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -12,18 +11,14 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.request import urlopen
 
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+from tests.servers.ports import free_ports
 
 
 class Server:
     """``mlflow server`` with a SQLite store in a folder; may be killed and started again."""
 
     def __init__(self, folder):
-        self.folder, self.port = folder, free_port()
+        self.folder, (self.port,) = folder, free_ports(1)
         self.url = f"http://127.0.0.1:{self.port}"
         self._process = None
 

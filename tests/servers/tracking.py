@@ -2,7 +2,6 @@
 
 import os
 import secrets
-import socket
 import subprocess
 import sys
 import time
@@ -10,6 +9,7 @@ import urllib.request
 from pathlib import Path
 
 from tests.servers import postgres
+from tests.servers.ports import free_ports
 
 PROGRAM = Path(__file__).parents[2] / "mlflow"
 DEADLINE = 120  # seconds; it takes some ten on a quiet machine
@@ -29,9 +29,7 @@ class TrackingServer:
     """
 
     def __init__(self, database, artifacts, s3, folder):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        (self.port,) = free_ports(1)
         self.uri = f"http://127.0.0.1:{self.port}"
         self.password = secrets.token_urlsafe(18)
         self.secret_key = secrets.token_hex(32)
