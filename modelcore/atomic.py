@@ -71,13 +71,17 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def atomic_directory(path: Path) -> Iterator[Path]:
+def atomic_directory(path: Path, replace: bool = True) -> Iterator[Path]:
     """Yields an empty temporary folder beside ``path`` that takes its place when the block ends well.
 
     A folder that stood at ``path`` is kept until then, and kept for good if the block fails.
 
+    Args:
+        path: The destination.
+        replace: Whether what stands there may be replaced; else only an empty folder is.
+
     Raises:
-        InputError: If the disk is full.
+        InputError: If the disk is full, or something stands at ``path`` that may not be replaced.
     """
     path = Path(os.path.realpath(path))  # a link stays one
     with _readable_disk_errors(path):
@@ -85,7 +89,7 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
         try:
             yield fresh
-            _put_in_place(fresh, path)
+            _put_in_place(fresh, path, replace)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)  # half of the new content, or all of the old
 
@@ -175,16 +179,21 @@ def disk_is_full(error: BaseException | None) -> bool:
     return False
 
 
-def _put_in_place(fresh: Path, path: Path) -> None:
+def _put_in_place(fresh: Path, path: Path, replace: bool = True) -> None:
     """Makes the folder ``fresh`` durable and puts it in the place of ``path``, in one step."""
     for item in (*fresh.rglob("*"), fresh):
         if not item.is_symlink():  # some libraries write files that only their owner may read
             os.chmod(item, (0o777 if item.is_dir() else 0o666) & ~_umask())
             sync(item)
-    if path.exists():
+    if replace and path.exists():
         _replace(path, fresh)
     else:
-        os.rename(fresh, path)
+        try:
+            os.rename(fresh, path)  # which replaces an empty folder alone
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+            raise InputError(f"something else came to stand at {path} meanwhile; it is left as it is") from None
     sync(path.parent)
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from modelcore.atomic import atomic_directory, resumable_directory
 from modelcore.errors import InputError
+from modelcore.files import file_digest
 from modelcore.s3.client import client, one_line_errors, patiently
 
 if TYPE_CHECKING:
@@ -29,9 +30,11 @@ def is_remote(uri: str | Path) -> bool:
     """Whether ``uri`` is an S3 address.
 
     Raises:
-        InputError: If it has a scheme other than ``s3://``.
+        InputError: If it has a scheme other than ``s3://``, or one slash in the place of two.
     """
     scheme, separator, _ = str(uri).partition("://")
+    if not separator and str(uri).lower().startswith("s3:"):
+        raise InputError(f"{uri} is no address; write s3://bucket/prefix, or ./{uri} for a path")
     if separator and scheme != "s3":
         raise InputError(f"{uri}: {scheme}:// is not supported; give a path or s3://bucket/prefix")
     return bool(separator)
@@ -97,7 +100,22 @@ def check_writable(uri: str | Path) -> None:
         patiently(str(uri), lambda: client().delete_object(Bucket=bucket, Key=probe))
 
 
-def upload_directory(folder: Path, uri: str | Path) -> None:
+def has_content(uri: str | Path, file: Path) -> bool:
+    """Whether there is a file or an object at ``uri`` with the content of ``file``.
+
+    Raises:
+        InputError: If S3 refuses, or cannot be reached.
+    """
+    if not is_remote(uri):
+        return Path(uri).is_file() and file_digest(Path(uri)) == file_digest(file)
+    from modelcore.s3.upload import Local
+
+    bucket, key = _bucket_and_key(uri)
+    with one_line_errors(uri):
+        return patiently(str(uri), Local.read(file, bucket, key).is_there)
+
+
+def upload_directory(folder: Path, uri: str | Path, claim: str = "") -> None:
     """Copies a folder's files to ``uri``.
 
     A local destination appears as a whole. On S3, where nothing can be renamed, a file called ``manifest.json`` goes
@@ -105,25 +123,38 @@ def upload_directory(folder: Path, uri: str | Path) -> None:
     file's content already are left alone, so that an upload which was interrupted goes on when it is called again;
     other objects under ``uri`` stay.
 
+    Args:
+        folder: The folder.
+        uri: Where its files go.
+        claim: A small file of the folder that tells it from all others. What stands at ``uri`` is then written to
+            only if it has that file, and on S3 the file goes first: of two folders that come at once one is refused.
+
     Raises:
-        InputError: If S3 refuses or cannot be reached, or the disk is full.
+        InputError: If S3 refuses or cannot be reached, the disk is full, or ``uri`` belongs to another folder.
     """
     folder = Path(folder)
     if not is_remote(uri):
-        with atomic_directory(Path(uri)) as fresh:
+        replace = not claim or has_content(Path(uri) / claim, folder / claim)
+        with atomic_directory(Path(uri), replace) as fresh:
             shutil.copytree(folder, fresh, dirs_exist_ok=True)
         return
-    from modelcore.s3.upload import upload
+    from modelcore.s3 import upload as s3
 
     bucket, key = _bucket_and_key(uri)
     keys = {file: _as_prefix(key) + file.relative_to(folder).as_posix() for file in sorted(folder.rglob("*"))}
     manifest = folder / MANIFEST
     with one_line_errors(uri):
-        upload(
+        if claim and not s3.claim(folder / claim, bucket, keys[folder / claim]):
+            raise InputError(f"{uri}: something else came to stand there meanwhile; it is left as it is")
+        s3.upload(
             [(file, keys[file]) for file in keys if file.is_file() and file != manifest],
             bucket,
             last=(manifest, keys[manifest]) if manifest.is_file() else None,
         )
+    if claim:  # a server that knows no conditional requests has let two in
+        for file in (folder / claim, manifest):
+            if file.is_file() and not has_content(f"s3://{bucket}/{keys[file]}", file):
+                raise InputError(f"{uri}: something else was written there at the same time; what is there is mixed")
 
 
 def download_directory(uri: str | Path, into: Path) -> None:

@@ -65,7 +65,7 @@ class LocalRun:
         run_folder.check(runs, name)
         inputs.check(parameters)
         if publish:
-            publishing.check(publish, name)
+            publishing.check(publish, name, runs / name)
         self.given, self.defaults = parameters | {"publish": publish}, defaults | {"publish": ""}
         self.started = started
         self.runs, self.name, self.folder, self.runner = runs, name, runs / name, runner
@@ -204,7 +204,11 @@ def main(arguments: list[str] | None = None) -> int:
         options, defaults = vars(parser.parse_args(arguments)), vars(parser.parse_args([]))
         runs, name = Path(options.pop("runs")).absolute(), options.pop("name") or _new_name()
         place, kind = options.pop("publish"), options.pop("runner", DEFAULT_RUNNER)
-        if not (place and publishing.is_finished(runs / name)):
+        if place and publishing.is_finished(runs / name):
+            run_folder.check_name(name)
+            publishing.check_again(runs / name, place)
+            run_folder.remove_work(runs / name)
+        else:
             run = LocalRun(runs, name, options, defaults, started, RUNNERS[kind](), place)
             if status := run.run(pipeline, interrupts):
                 return status

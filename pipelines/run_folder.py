@@ -96,6 +96,17 @@ def only_one(folder: Path) -> Iterator[None]:
         yield
 
 
+def remove_work(folder: Path) -> None:
+    """Removes what a run left that was killed when it was complete, but had not removed its work yet.
+
+    Raises:
+        InputError: If it is under way still.
+    """
+    if (folder / WORK).exists():
+        with only_one(folder):
+            shutil.rmtree(folder / WORK)
+
+
 def first_without_summary(root: Path) -> str | None:
     """The first stage that left no summary in KFP's ``root``; None where all have."""
     (pipeline_folder,) = root.iterdir()

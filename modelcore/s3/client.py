@@ -229,7 +229,7 @@ def _may_pass(error: Exception) -> bool:
 
     if isinstance(error, ClientError):
         status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        return status == 429 or status >= 500 or error_code(error) in _PASSING
+        return status == 429 or (status >= 500 and status != 501) or error_code(error) in _PASSING
     return isinstance(
         error, ConnectionError | HTTPClientError | IncompleteReadError | ResponseStreamingError | DamagedError
     )

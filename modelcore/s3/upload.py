@@ -124,11 +124,33 @@ def upload(files: list[tuple[Path, str]], bucket: str, last: tuple[Path, str] | 
                         progress.update(size)
 
 
-def _send_small(workers: Workers, file: Local) -> None:
+def claim(path: Path, bucket: str, key: str) -> bool:
+    """Makes a small file the object of its key unless there is one; whether the object has the file's content now.
+
+    The server decides between two that come at once (``If-None-Match``, see
+    https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html). One that knows no such condition
+    lets the last one win: look again with :meth:`Local.is_there` after the work.
+    """
+    from botocore.exceptions import ClientError
+
+    file = Local.read(path, bucket, key)
+    with Workers() as workers:
+        if workers.patiently(file.address, partial(known, bucket, key)) is None:
+            try:
+                _send_small(workers, file, IfNoneMatch="*")
+            except ClientError as error:
+                if error_code(error) in ("NotImplemented", "501"):
+                    _send_small(workers, file)
+                elif error_code(error) not in ("PreconditionFailed", "412", "ConditionalRequestConflict", "409"):
+                    raise
+        return workers.patiently(file.address, file.is_there)
+
+
+def _send_small(workers: Workers, file: Local, **condition: str) -> None:
     content = file.path.read_bytes()
     file.check_unchanged()
     request = {"Bucket": file.bucket, "Key": file.key, "Body": content, "Metadata": {METADATA_KEY: file.sha256}}
-    workers.patiently(file.address, lambda: client().put_object(**request, **_sums(content)))
+    workers.patiently(file.address, lambda: client().put_object(**request, **_sums(content), **condition))
 
 
 def _send_large(workers: Workers, file: Local) -> Iterator[int]:
