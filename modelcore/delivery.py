@@ -280,7 +280,10 @@ class JournaledRun(tracking.Run):
                 self._tell("end", failure=reason, owned=self._owned)
             sender.close()
             if not earlier:
-                shutil.rmtree(journal.folder, ignore_errors=True)
+                journal.discard()
+            else:
+                kept = f"{journal.waiting} tracked calls, of earlier starts too, wait in {journal.folder}"
+                reason = f"{reason}; {kept}, which may be deleted"
             raise InputError(reason) from sender.trouble
 
     def _tell(self, method: str, **arguments: Any) -> int:
@@ -333,9 +336,7 @@ def deliver_earlier(runs: Path) -> None:
     """Delivers what earlier runs below the folder ``runs`` left for the server that is tracked to now, if it can be."""
     here = without_password(os.environ.get("MLFLOW_TRACKING_URI", ""))
     for folder in sorted(runs.glob(f"*/{FOLDER}")):
-        with contextlib.suppress(
-            InputError
-        ):  # it is in use, or the server has gone away, of which the run itself tells
+        try:
             journal = Journal(folder)
             if journal.tracking_uri != here:
                 journal.close()
@@ -345,6 +346,8 @@ def deliver_earlier(runs: Path) -> None:
                 "%d tracked calls of the earlier run %s were delivered, %d refused",
                 *(delivered, folder.parent.name, refused),
             )
+        except InputError as error:  # in use, damaged, of a run that was deleted: nothing that keeps a new run waiting
+            logger.warning("what the earlier run %s tracked was not delivered: %s", folder.parent.name, error)
 
 
 def _deliver_all(journal: Journal, seconds: float | None) -> tuple[int, int]:

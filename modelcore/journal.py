@@ -213,14 +213,21 @@ class Journal:
         """Makes what was written survive a machine that goes down."""
         os.fsync(self._file)
 
+    def discard(self) -> None:
+        """Removes the journal and the copies it made, and its folder unless that holds anything else."""
+        self._path.unlink(missing_ok=True)
+        for name in (self.folder / _FILES).glob("*"):
+            if re.fullmatch("[0-9a-f]{32}", name.name) and not name.is_symlink():
+                shutil.rmtree(name, ignore_errors=True)
+        for folder in (self.folder / _FILES, self.folder):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
     def close(self) -> None:
         """Closes the journal: its folder is removed if nothing in it waits, and can be opened again otherwise."""
         with self._lock:
             if not self.waiting:
-                self._path.unlink(missing_ok=True)
-                for empty in (self.folder / _FILES, self.folder):  # anything else in it is somebody else's
-                    with contextlib.suppress(OSError):
-                        empty.rmdir()
+                self.discard()
             else:
                 self.sync()
             os.close(self._file)

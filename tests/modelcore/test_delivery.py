@@ -268,6 +268,26 @@ def test_a_run_that_the_server_does_not_know_is_kept_and_said(client, proxy, tmp
     check(client)
 
 
+def test_what_a_deleted_run_had_left_does_not_keep_others_waiting(
+    client, proxy, tmp_path, no_patience, monkeypatch, caplog
+):
+    monkeypatch.setenv("KFP_RUN_NAME", "monday")
+    run = tracking.start_pipeline("monday", {}, tmp_path / "runs" / "monday")
+    run_id = run.known_id(30)
+    proxy.trouble = lambda method, path, times: 503
+    run.log_metrics({"loss": 1.0}, 1)
+    run.end()
+    run.deliver(complete=True)
+    proxy.trouble = lambda method, path, times: None
+    client.delete_run(run_id)
+    delivery.deliver_earlier(tmp_path / "runs")
+    (line,) = [line for line in caplog.messages if "the earlier run monday" in line]
+    assert "was not delivered" in line
+    assert "tracked calls stay in" in line
+    with pytest.raises(InputError, match=r"wait in .*monday.* which may be deleted"):
+        tracking.start_pipeline("monday", {}, tmp_path / "runs" / "monday")
+
+
 def test_an_entry_that_nobody_wrote_ends_the_delivery_with_one_line(client, proxy, tmp_path, no_patience):
     run = tracking.start_stage("demo")
     run.known_id(30)

@@ -281,3 +281,14 @@ def test_a_link_in_the_place_of_a_copy_is_not_followed(tmp_path):
     assert journal.kept(entry.arguments) is None
     journal.mark([entry])
     assert (tmp_path / "outside" / "thesis.txt").exists()
+
+
+def test_what_is_given_up_takes_only_what_the_journal_made(tmp_path):
+    journal = Journal(tmp_path / "j", URI)
+    (tmp_path / "curve.txt").write_text("1 2 3")
+    journal.keep(tmp_path / "curve.txt")
+    (tmp_path / "j" / "files" / "thesis").mkdir()
+    journal.append("r", "call", {})
+    journal.close()
+    journal.discard()
+    assert [path.name for path in (tmp_path / "j").rglob("*")] == ["files", "thesis"]
