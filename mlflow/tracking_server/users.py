@@ -70,13 +70,12 @@ class Users:
             if experiment is None:
                 raise OperatorError(f'there is no experiment "{thing}"')
             resource = ("experiment", experiment.experiment_id)
-        from mlflow.exceptions import RestException
-
         try:
-            self._client.grant_user_permission(name, *resource, permission)
-        except RestException as error:  # what was granted before is not changed by granting, only after taking it away
-            if error.error_code == "RESOURCE_ALREADY_EXISTS":
-                self._call(self._client.revoke_user_permission, name, *resource)
+            self._call(self._client.grant_user_permission, name, *resource, permission)
+        except OperatorError as error:  # what was granted before is not changed by granting, only after taking it away
+            if getattr(error.__cause__, "error_code", "") != "RESOURCE_ALREADY_EXISTS":
+                raise
+            self._call(self._client.revoke_user_permission, name, *resource)
             self._call(self._client.grant_user_permission, name, *resource, permission)
 
     @staticmethod

@@ -1,9 +1,11 @@
 """The tracking server's settings come from the environment; what is missing or wrong is one line without a secret."""
 
 import io
+from types import SimpleNamespace
 
 import pytest
 
+from tests.servers.ports import free_ports
 from tracking_server.__main__ import main
 from tracking_server.errors import OperatorError
 from tracking_server.settings import Stores, check_server_settings
@@ -132,3 +134,13 @@ def test_the_environment_of_the_image_and_of_the_tests_ask_for_the_same_packages
     extra = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]["server"]
     assert {re.sub(r"[<>=].*", "", text) for text in extra} == image
     assert all(Requirement(text).specifier for text in extra)
+
+
+@pytest.mark.parametrize("kind", ["model", "experiment"])
+def test_a_server_that_is_down_is_one_line_whatever_is_granted(operate, monkeypatch, kind):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    (port,) = free_ports(1)
+    server = SimpleNamespace(environment={"MLFLOW_PORT": str(port), "MLFLOW_AUTH_ADMIN_PASSWORD": "twelve-chars-"})
+    said = operate(server, "user", "grant", "ada", kind, "thing", "EDIT")
+    assert said.startswith(f"error: http://127.0.0.1:{port}: ")
+    assert "\n" not in said
