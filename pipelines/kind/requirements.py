@@ -6,12 +6,10 @@ import sys
 
 import psutil
 
-from components.images import DATA_IMAGE, MODEL_IMAGE
-from modelcore import __version__
+from components.images import DATA_IMAGE, MLFLOW_IMAGE, MODEL_IMAGE
 from modelcore.errors import InputError
 from pipelines.kind.programs import ProgramError, find, run
 
-MLFLOW_IMAGE = f"aic-ai-poc-gpt-mlflow:{__version__}"
 IMAGES = (DATA_IMAGE, MODEL_IMAGE, MLFLOW_IMAGE)
 
 PROGRAMS = {
