@@ -91,7 +91,7 @@ PEER_OPTIONS = $(strip \
 	$(call peer,LLAMACPP,llamacpp))
 
 .PHONY: bench
-bench: $(VENV)/installed ## Measure speed beside the peers on this CPU, in some ten minutes
+bench: $(VENV)/installed ## Measure speed beside the peers on this CPU, in five to twelve minutes
 	@$(BIN)/python -m bench cpu $(PEER_OPTIONS) $(words)
 
 .PHONY: bench-gpu
