@@ -346,7 +346,9 @@ def deliver_earlier(runs: Path) -> None:
                 "%d tracked calls of the earlier run %s were delivered, %d refused",
                 *(delivered, folder.parent.name, refused),
             )
-        except InputError as error:  # in use, damaged, of a run that was deleted: nothing that keeps a new run waiting
+        except journals.InUseError:  # that of a run which is under way, this one among them
+            continue
+        except InputError as error:  # damaged, of a run that was deleted: nothing that keeps a new run waiting
             logger.warning("what the earlier run %s tracked was not delivered: %s", folder.parent.name, error)
 
 

@@ -42,6 +42,10 @@ _FORMS = (  # of a line: its fields and their types
 )
 
 
+class InUseError(InputError):
+    """Another process, or another part of this one, has the journal open."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """One call to be made.
@@ -75,8 +79,8 @@ class Journal:
         run_ids: The server's ids of runs, by the journal's.
 
     Raises:
-        InputError: If another process has it open, it is for another server, there is none, or what is there is none
-            of ours.
+        InUseError: If another process has it open.
+        InputError: If it is for another server, there is none, or what is there is none of ours.
     """
 
     def __init__(self, folder: Path, tracking_uri: str | None = None) -> None:
@@ -108,7 +112,7 @@ class Journal:
                 )
         except BlockingIOError:
             os.close(self._file)
-            raise InputError(f"{folder} is in use by another process, which tracks or delivers") from None
+            raise InUseError(f"{folder} is in use by another process, which tracks or delivers") from None
         except BaseException:
             os.close(self._file)
             raise

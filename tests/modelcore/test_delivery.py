@@ -280,7 +280,11 @@ def test_what_a_deleted_run_had_left_does_not_keep_others_waiting(
     run.deliver(complete=True)
     proxy.trouble = lambda method, path, times: None
     client.delete_run(run_id)
+    under_way = tracking.start_pipeline("tuesday", {}, tmp_path / "runs" / "tuesday")
     delivery.deliver_earlier(tmp_path / "runs")
+    under_way.end()
+    under_way.deliver(complete=True)
+    assert not [line for line in caplog.messages if "the earlier run tuesday" in line]
     (line,) = [line for line in caplog.messages if "the earlier run monday" in line]
     assert "was not delivered" in line
     assert "tracked calls stay in" in line
