@@ -11,13 +11,16 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modelcore import tracking
 from modelcore.addresses import check_server
 from modelcore.atomic import disk_is_full
 from modelcore.errors import InputError, first_line, without_password
 from modelcore.system_metrics import SystemMetrics
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
 
 _ATTEMPT = "modelcore.attempt"
 
@@ -32,11 +35,9 @@ class MLflowRun(tracking.Run):
     """
 
     def __init__(self, run_id: str, *, owned: bool, at: int | None = None) -> None:
-        from mlflow.tracking import MlflowClient
-
         self.run_id: str = run_id
         self._owned, self._at = owned, at
-        self._client = MlflowClient()
+        self._client = _client()
         self._monitor: SystemMetrics | None = None
 
     def sample_system_metrics(self) -> None:
@@ -158,10 +159,8 @@ def wrong_address() -> str:
 
 def begin(plan: tracking.Plan, attempt: str = "", at: int | None = None) -> str:
     """The id of the run that ``plan`` describes, made or found."""
-    from mlflow.tracking import MlflowClient
-
     if plan.run_id is not None:
-        return str(MlflowClient().get_run(plan.run_id).info.run_id)
+        return str(_client().get_run(plan.run_id).info.run_id)
     if attempt and (found := _attempts(plan.experiment, attempt)):
         return found[0]
     mark = {_ATTEMPT: attempt} if attempt else {}
@@ -180,9 +179,7 @@ def begin(plan: tracking.Plan, attempt: str = "", at: int | None = None) -> str:
 
 def _begin_pipeline(plan: tracking.Plan, mark: dict[str, str], at: int | None) -> str:
     """The run of a whole pipeline, begun or taken up again; see :func:`modelcore.tracking.start_pipeline`."""
-    from mlflow.tracking import MlflowClient
-
-    client = MlflowClient()
+    client = _client()
     run_id = find_or_create_pipeline_run(plan, mark, at)
     left = f"tags.`mlflow.parentRunId` = '{run_id}' and attributes.status = 'RUNNING'"
     for stage in client.search_runs([_experiment_id(plan.experiment)], left):
@@ -205,9 +202,7 @@ def find_or_create_pipeline_run(
     plan: tracking.Plan, mark: Mapping[str, str] | None = None, at: int | None = None
 ) -> str:
     """The id of the newest MLflow run that stands for the whole pipeline run of ``plan``, made at the first call."""
-    from mlflow.tracking import MlflowClient
-
-    found = MlflowClient().search_runs(
+    found = _client().search_runs(
         [_experiment_id(plan.experiment)],
         f"tags.`kfp.pipeline_run_id` = '{plan.pipeline_run_id}' and tags.`stage` = 'pipeline'",
         max_results=1,
@@ -224,29 +219,30 @@ def _create_pipeline_run(plan: tracking.Plan, mark: Mapping[str, str], at: int |
 
 
 def _create_run(plan: tracking.Plan, tags: dict[str, str], at: int | None) -> str:
-    from mlflow.tracking import MlflowClient
-
-    run = MlflowClient().create_run(_experiment_id(plan.experiment), start_time=at, tags=tags)
+    run = _client().create_run(_experiment_id(plan.experiment), start_time=at, tags=tags)
     return str(run.info.run_id)
 
 
 def _attempts(experiment: str, attempt: str) -> list[str]:
     """The ids of the runs that requests for one and the same run have made."""
-    from mlflow.tracking import MlflowClient
-
-    found = MlflowClient().search_runs([_experiment_id(experiment)], f"tags.`{_ATTEMPT}` = '{attempt}'")
+    found = _client().search_runs([_experiment_id(experiment)], f"tags.`{_ATTEMPT}` = '{attempt}'")
     return sorted(str(run.info.run_id) for run in found)
 
 
 def delete_doubles(attempt: str, run_id: str) -> None:
     """Deletes what requests for one and the same run made beside the run ``run_id``."""
-    from mlflow.tracking import MlflowClient
-
-    client = MlflowClient()
+    client = _client()
     experiment = client.get_run(run_id).info.experiment_id
     for double in client.search_runs([experiment], f"tags.`{_ATTEMPT}` = '{attempt}'"):
         if double.info.run_id != run_id:
             client.delete_run(double.info.run_id)
+
+
+def _client() -> MlflowClient:
+    """A client of ``MLFLOW_TRACKING_URI``; MLflow would make a database in the working folder where that is not set."""
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
 
 
 @contextlib.contextmanager
@@ -301,10 +297,9 @@ def _make_database(uri: str) -> None:
 
 def _experiment_id(name: str, artifacts: str | None = None) -> str:
     from mlflow.exceptions import MlflowException
-    from mlflow.tracking import MlflowClient
 
     _make_database(os.environ["MLFLOW_TRACKING_URI"])
-    client = MlflowClient()
+    client = _client()
     experiment = client.get_experiment_by_name(name)
     if experiment is not None:
         return str(experiment.experiment_id)

@@ -19,7 +19,7 @@ _DEFAULT_SECONDS = 2.0
 
 
 class SystemMetrics:
-    """Samples until :meth:`finish`.
+    """Samples until :meth:`finish`, and at least once, however short that is.
 
     Args:
         run: Where the figures go.
@@ -44,7 +44,7 @@ class SystemMetrics:
             while True:
                 for monitor in self._monitors:
                     monitor.collect_metrics()
-                if self._finished.wait(self._seconds):
+                if self._finished.wait(self._seconds) and step:
                     return
                 values: dict[str, float] = {}
                 for monitor in self._monitors:

@@ -18,7 +18,6 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 if not Path("/dev/nvidiactl").exists():  # Triton reads it when it is first imported, whoever imports it
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-# Settings of the person who runs the tests must not leak into them.
 _LEAKING = (
     "MLFLOW_TRACKING_URI",
     "MLFLOW_RUN_ID",
@@ -31,9 +30,15 @@ _LEAKING = (
 
 
 @pytest.fixture(autouse=True)
-def no_leaking_settings(monkeypatch):
+def no_leaking_settings():
+    """Settings of whoever runs the tests are not seen, and none that a test's own code makes is seen by the next."""
+    before = dict(os.environ)
     for name in _LEAKING:
-        monkeypatch.delenv(name, raising=False)
+        os.environ.pop(name, None)
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,8 @@ def client() -> Any:
     """A client of the artifacts' store, told where it is as MLflow is."""
     import boto3
 
-    return boto3.client("s3", endpoint_url=os.environ.get("MLFLOW_S3_ENDPOINT_URL") or None)
+    # A session of its own: boto3's shared one keeps the credentials that it found first.
+    return boto3.session.Session().client("s3", endpoint_url=os.environ.get("MLFLOW_S3_ENDPOINT_URL") or None)
 
 
 def create_bucket(stores: Stores) -> bool:

@@ -62,15 +62,16 @@ def tracked(new_server, tmp_path_factory):
     server = new_server("tracked")
     made = server.run("create-bucket")
     assert made.returncode == 0, made.stderr
-    with server, pytest.MonkeyPatch.context() as patch:
-        as_user(patch, server, "admin", server.password)
-        patch.setenv("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
-        patch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.5")
+    with server:
         picture = tmp_path_factory.mktemp("pictures") / "samples.txt"
         picture.write_text(SAMPLES)
         runs = {}
-        for name, steps, rate in (("600-steps", 600, 0.02), ("800-steps", 800, 0.01)):
-            runs[name] = track_pipeline(patch, name, steps, rate, picture)
+        with pytest.MonkeyPatch.context() as patch:  # taken back before any other test's fixtures look
+            as_user(patch, server, "admin", server.password)
+            patch.setenv("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
+            patch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.5")
+            for name, steps, rate in (("600-steps", 600, 0.02), ("800-steps", 800, 0.01)):
+                runs[name] = track_pipeline(patch, name, steps, rate, picture)
         yield Tracked(server, runs)
 
 
@@ -123,6 +124,7 @@ def track_pipeline(patch, name, steps, rate, file):
         stage.run.log_text(json.dumps({"steps": steps}), "report.json")
     pipeline.log_metrics({"heldout_bits_per_byte": 3 - steps / 1000, "peak_memory_mib": 200.0 + steps})
     pipeline.end()
+    pipeline.deliver(True)
     return pipeline.run_id
 
 

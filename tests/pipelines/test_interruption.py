@@ -50,10 +50,7 @@ def driver(tmp_path, mlflow_store, monkeypatch):
                 patch.setattr(where, name, stopped)
             return local.main()
 
-    before = dict(os.environ)
-    yield run
-    os.environ.clear()
-    os.environ.update(before)
+    return run
 
 
 PLACES = {
