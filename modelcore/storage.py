@@ -190,12 +190,15 @@ def download_directory(uri: str | Path, into: Path) -> None:
 def delete_directory(uri: str | Path) -> None:
     """Removes everything under ``uri``; the manifest goes first, so that what is left cannot be taken for whole.
 
+    A file or an object of that very name is no folder, and stays.
+
     Raises:
         InputError: If S3 refuses, or cannot be reached.
     """
     if not is_remote(uri):
-        (Path(uri) / MANIFEST).unlink(missing_ok=True)
-        shutil.rmtree(uri, ignore_errors=True)
+        if Path(uri).is_dir():
+            (Path(uri) / MANIFEST).unlink(missing_ok=True)
+            shutil.rmtree(uri, ignore_errors=True)
         return
     bucket, key = _bucket_and_key(uri)
     with one_line_errors(uri):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from modelcore import storage
 from modelcore.errors import InputError
-from modelcore.training.state import CHECKPOINT_NAME, find_fault, latest_checkpoint
+from modelcore.training.state import CHECKPOINT_NAME, NO_MANIFEST, find_fault, latest_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -75,14 +75,15 @@ def push_checkpoint(path: Path, uri: str, keep: int) -> None:
     if not set(storage.list_children(address)) <= {file.name for file in path.iterdir()}:
         storage.delete_directory(address)
     storage.upload_directory(path, address)
-    for name in _names(uri)[keep:]:
+    # Higher numbers are of others, or were passed over as damaged.
+    for name in [name for name in _names(uri) if name <= path.name][keep:]:
         storage.delete_directory(f"{uri.rstrip('/')}/{name}")
 
 
 def pull_checkpoint(uri: str, folder: Path) -> None:
     """Copies the newest complete checkpoint under ``uri`` into ``folder``, if it is newer than what is there.
 
-    Incomplete ones are passed over with a warning.
+    Incomplete ones, and what is named like a checkpoint and is none, are passed over with a warning.
 
     Raises:
         InputError: If the address cannot be read.
@@ -92,13 +93,17 @@ def pull_checkpoint(uri: str, folder: Path) -> None:
     for name in _names(uri):
         if name <= newest:
             return
-        storage.download_directory(f"{uri.rstrip('/')}/{name}", folder / name)
-        fault = find_fault(folder / name)
-        if fault is None:
-            return
-        logger.warning("checkpoint %s/%s is passed over: %s", uri.rstrip("/"), name, fault)
+        address = f"{uri.rstrip('/')}/{name}"
+        if storage.MANIFEST in storage.list_children(address):
+            storage.download_directory(address, folder / name)
+            fault = find_fault(folder / name)
+            if fault is None:
+                return
+        else:
+            fault = NO_MANIFEST
+        logger.warning("checkpoint %s is passed over: %s", address, fault)
 
 
 def _names(uri: str) -> list[str]:
-    """Names of the checkpoints under ``uri``, newest first."""
+    """Names under ``uri`` that are those of checkpoints, newest first."""
     return sorted(filter(CHECKPOINT_NAME.fullmatch, storage.list_children(uri)), reverse=True)

@@ -230,7 +230,7 @@ def find_fault(path: Path) -> str | None:
         for name, found in zip(names, file_digests([path / name for name in names]), strict=True):
             if found != manifest[name]["sha256"]:
                 return f"{name} does not have the SHA-256 sum in manifest.json"
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return NO_MANIFEST
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"manifest.json cannot be read ({type(error).__name__})"
@@ -341,7 +341,7 @@ def _decode(text: str) -> Tensor:
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    """Folders named like checkpoints, newest first."""
+    """What is named like a checkpoint, newest first."""
     found = [path for path in folder.iterdir() if CHECKPOINT_NAME.fullmatch(path.name)] if folder.is_dir() else []
     return sorted(found, reverse=True)
 

@@ -5,6 +5,7 @@ import torch
 
 from modelcore import storage
 from modelcore.errors import InputError
+from modelcore.s3.client import client
 from modelcore.training.mirror import Mirror, pull_checkpoint, push_checkpoint
 from modelcore.training.optimizer import Optimizer
 from modelcore.training.parallel import Ranks
@@ -55,6 +56,41 @@ def test_an_incomplete_checkpoint_is_passed_over_for_the_one_before(save, tmp_pa
         pull_checkpoint(str(there), tmp_path / "elsewhere")
     assert "step-00000002 is passed over: manifest.json is missing" in caplog.text
     assert latest_checkpoint(tmp_path / "elsewhere").name == "step-00000001"
+
+
+class TestSomethingElseThatIsNamedLikeACheckpoint:
+    @pytest.fixture(params=["a file", "an empty folder", "a folder of something else"])
+    def foreign(self, request, address, tmp_path):
+        """It stands at the address, under the highest number."""
+        name = "step-99999995"
+        key = {"a file": name, "an empty folder": f"{name}/", "a folder of something else": f"{name}/cat.jpg"}
+        bucket, _, prefix = address.removeprefix("s3://").partition("/")
+        if storage.is_remote(address):  # whose consoles make empty folders by an empty object with a slash
+            client().put_object(Bucket=bucket, Key=prefix + key[request.param], Body=b"")
+        else:
+            path = tmp_path / "there" / key[request.param]
+            path.parent.mkdir(parents=True)
+            path.mkdir() if request.param == "an empty folder" else path.write_bytes(b"")
+        return name
+
+    def test_is_named_and_passed_over(self, save, foreign, tmp_path, address, caplog):
+        push_checkpoint(save(tmp_path / "here", 1), address, keep=2)
+        with caplog.at_level(logging.WARNING, "modelcore"):
+            pull_checkpoint(address, tmp_path / "elsewhere")
+        if foreign in storage.list_children(address):  # an empty folder on S3 is not
+            assert f"checkpoint {address.rstrip('/')}/{foreign} is passed over: manifest.json is missing" in caplog.text
+        assert [path.name for path in (tmp_path / "elsewhere").iterdir()] == ["step-00000001"]
+
+    def test_pushes_no_checkpoint_out(self, save, foreign, tmp_path, address):
+        for step in (1, 2):
+            push_checkpoint(save(tmp_path / "here", step), address, keep=1)
+        assert {*storage.list_children(address)} - {foreign} == {"step-00000002"}
+
+    def test_stays_where_it_is_no_folder(self, save, tmp_path):
+        (tmp_path / "there").mkdir()
+        (tmp_path / "there" / "step-00000001").write_text("notes")
+        push_checkpoint(save(tmp_path / "here", 2), str(tmp_path / "there"), keep=1)
+        assert storage.list_children(tmp_path / "there") == ["step-00000001", "step-00000002"]
 
 
 def test_a_checkpoint_that_is_here_already_is_not_fetched_again(save, tmp_path):

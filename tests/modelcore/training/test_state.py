@@ -224,6 +224,16 @@ def test_damaged_checkpoints_ahead_do_not_push_out_good_ones(save, tmp_path):
     assert latest_checkpoint(tmp_path).name == "step-00000006"
 
 
+@pytest.mark.parametrize("name", ["step-00000001", "step-99999995"])
+def test_a_file_named_like_a_checkpoint_is_none_and_stays(save, tmp_path, name, caplog):
+    (tmp_path / name).write_text("notes")
+    assert latest_checkpoint(tmp_path) is None
+    assert f"{name} is passed over: manifest.json is missing" in caplog.text
+    for step in (5, 6):
+        save(step, keep=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["step-00000006", name])
+
+
 def test_checkpoints_are_removed_the_newest_last(save, tmp_path, monkeypatch):
     removed = []
     monkeypatch.setattr("modelcore.storage.delete_directory", lambda path: removed.append(path.name))
