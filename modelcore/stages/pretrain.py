@@ -28,6 +28,7 @@ from modelcore.training import DEFAULT_RECIPE, CheckpointPlace, Recipe, load_rec
 from modelcore.training.heldout import Heldout
 from modelcore.training.mirror import Mirror
 from modelcore.training.parallel import Ranks, join
+from modelcore.training.sharding import shard
 from modelcore.training.state import claim, remove_checkpoints
 
 # Settings that do not decide which weights come out; a run may resume with others.
@@ -40,6 +41,9 @@ _BOOKKEEPING = (
     "compile",
     "recompute",
     "pad_vocab_to_multiple",
+    "parallel",
+    "shard_size",
+    "tensor_parallel",
 )
 
 MODEL = Output("native model", CONFIG_FILE, f'"{FORMAT}"', (*TOKENIZER_FILES, WEIGHTS_FILE, "training.json"))
@@ -121,8 +125,9 @@ def pretrain(
 
         torch.set_flush_denormal(True)  # denormal numbers cost a CPU a hundred times a normal one's time
         torch.manual_seed(settings.seed)
-        model = pad_vocabulary(GPT(config), settings.pad_vocab_to_multiple).to(chosen)
+        model = pad_vocabulary(GPT(config), settings.pad_vocab_to_multiple)
         with join(chosen) as ranks:
+            sharding = shard(model, settings, ranks)
             if ranks.first:
                 claimed.enter_context(claim(_local_checkpoints(out, checkpoint_uri)))
             mirror = _mirror(checkpoint_uri, recipe)
@@ -136,8 +141,9 @@ def pretrain(
                 checkpoints=checkpoints,
                 report=lambda step, metrics: stage.run.log_metrics(metrics, step),
                 name="pretrain",
-                ranks=ranks,
+                sharding=sharding,
             )
+            trained = sharding.whole_model()
 
         rate = history.tokens / history.seconds
         mfu = history.loss_curve["mfu"][-1] / history.loss_curve["tokens_per_second"][-1] * rate
@@ -159,9 +165,9 @@ def pretrain(
         stage.results["weights"] = "average" if settings.ema_decay else "last"
         stage.series["loss_curve"] = history.loss_curve
         stage.series["heldout_curve"] = history.heldout_curve
-        if ranks.first:
+        if trained is not None:
             with atomic_directory(out) as fresh:
-                save_model(fresh, model, tokenizer_model)
+                save_model(fresh, trained, tokenizer_model)
                 training = {
                     "recipe": recipe.to_dict(),
                     "tokens": {

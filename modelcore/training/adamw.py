@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from modelcore.training.local import local
+
 
 class AdamW:
     """The steps of ``torch.optim.AdamW(fused=True)``, bit for bit, by the same kernel.
@@ -43,17 +45,17 @@ class AdamW:
         """
         skipped = 1.0 - taken
         for (weight_decay, _, _), group in self._groups.items():
-            gradients = {parameter: parameter.grad for parameter in group if parameter.grad is not None}
+            gradients = {parameter: local(parameter.grad) for parameter in group if parameter.grad is not None}
             if not gradients:
                 continue
             states = [self.state.get(parameter) or self._begin(parameter) for parameter in gradients]
             steps = [state["step"] for state in states]
             torch._foreach_add_(steps, 1)
             torch._fused_adamw_(
-                list[Tensor](gradients),
+                [local(parameter) for parameter in gradients],
                 list(gradients.values()),
-                [state["exp_avg"] for state in states],
-                [state["exp_avg_sq"] for state in states],
+                [local(state["exp_avg"]) for state in states],
+                [local(state["exp_avg_sq"]) for state in states],
                 [],
                 steps,
                 lr=learning_rate,

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
+from modelcore.training.local import local
+
 
 class WeightAverage:
     """An exponential moving average: ``average ← d · average + (1 - d) · weights`` after each step.
@@ -22,7 +24,7 @@ class WeightAverage:
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
         self.decay = decay
-        self._parameters: list[Tensor] = list(parameters.values()) if decay else []
+        self._parameters = [local(parameter) for parameter in parameters.values()] if decay else []
         self._averages = {name: p.detach().clone() for name, p in parameters.items()} if decay else {}
 
     @torch.no_grad()
@@ -35,7 +37,7 @@ class WeightAverage:
         """
         if not self.decay:
             return
-        averages = list(self._averages.values())
+        averages = self._local_averages()
         towards = torch._foreach_sub(self._parameters, averages)
         torch._foreach_mul_(towards, taken * (1.0 - min(self.decay, (1 + step) / (10 + step))))
         torch._foreach_add_(averages, towards)
@@ -52,7 +54,10 @@ class WeightAverage:
 
     def apply(self) -> None:
         """Puts the average into the parameters for good."""
-        self._put(list(self._averages.values()))
+        self._put(self._local_averages())
+
+    def _local_averages(self) -> list[Tensor]:
+        return [local(average) for average in self._averages.values()]
 
     @torch.no_grad()
     def _put(self, values: list[Tensor]) -> None:

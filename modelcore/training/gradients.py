@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
 
+from modelcore.training.local import local
 from modelcore.training.loss import count_targets, summed_loss
 from modelcore.training.parallel import GradientSum, Ranks
 
@@ -57,11 +58,24 @@ def accumulate_gradients(
     return ranks.sum(loss)
 
 
-def clip_gradients(parameters: list[nn.Parameter], clip_norm: float) -> Tensor:
-    """Scales the whole gradient down to norm ``clip_norm`` where it is longer, and returns its norm before."""
-    norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None], foreach=True)
+def clip_gradients(
+    parameters: list[nn.Parameter],
+    clip_norm: float,
+    norm_of: Callable[[Mapping[nn.Parameter, Tensor]], Tensor] | None = None,
+) -> Tensor:
+    """Scales the whole gradient down to norm ``clip_norm`` where it is longer, and returns its norm before.
+
+    Args:
+        parameters: The parameters.
+        clip_norm: The largest norm; 0: any.
+        norm_of: The norm of gradients of which this process has a part
+            (:meth:`modelcore.training.sharding.Sharding.norm`); None: it has all.
+    """
+    gradients = {parameter: parameter.grad for parameter in parameters if parameter.grad is not None}
+    norm = nn.utils.get_total_norm(list(gradients.values()), foreach=True) if norm_of is None else norm_of(gradients)
     if clip_norm:
-        nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm, foreach=True)
+        scale = (clip_norm / (norm + 1e-6)).clamp(max=1.0)
+        torch._foreach_mul_([local(gradient) for gradient in gradients.values()], scale)
     return norm
 
 

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 import numpy as np
 import torch
 
+from modelcore.data.loader import IGNORED
 from modelcore.data.shards import TokenSplit
 from modelcore.errors import InputError
 from modelcore.gptx import GPT, evaluating
@@ -58,11 +59,14 @@ class Heldout:
         ranks = ranks or Ranks()
         total = torch.zeros((), device=model.device)
         own = self.tokens[ranks.rank :: ranks.size]
+        most = -(-self.tokens.shape[0] // ranks.size)
         with evaluating(model):
-            for start in range(0, own.shape[0], batch_size):
+            for start in range(0, most, batch_size):
                 piece = own[start : start + batch_size].to(model.device)
+                if not piece.shape[0]:  # ranks with shards of a model run it together, so this one runs along
+                    piece = torch.full_like(self.tokens[:1], IGNORED, device=model.device)
                 with cast():
-                    total += summed_loss(model.hidden(piece[:, :-1]), model.head, piece[:, 1:])
+                    total += summed_loss(model.hidden(piece[:, :-1].clamp_min(0)), model.head, piece[:, 1:])
         return (
             ranks.sum(total).item() / (self.tokens.shape[0] * (self.tokens.shape[1] - 1)) * self.bits_per_nat_and_byte
         )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from modelcore.errors import InputError
 from modelcore.gptx import GPT
@@ -21,12 +21,12 @@ from modelcore.training.gradients import accumulate_gradients, clip_gradients
 from modelcore.training.heldout import Heldout
 from modelcore.training.history import History, Since
 from modelcore.training.optimizer import Optimizer
-from modelcore.training.parallel import GradientSum, Ranks
 from modelcore.training.peak import peak_flops
 from modelcore.training.precision import autocast, fast_kernels
 from modelcore.training.recipe import TrainingSettings
 from modelcore.training.recomputation import cheap_recomputation
 from modelcore.training.schedule import learning_rate_factor
+from modelcore.training.sharding import Sharding
 from modelcore.training.spikes import SpikeRule
 from modelcore.training.state import Part, random_state, restore_random_state, resume, save_checkpoint
 
@@ -66,7 +66,7 @@ def train(
     checkpoints: CheckpointPlace | None = None,
     report: Callable[[int, dict[str, float]], None] = lambda step, metrics: None,
     name: str = "train",
-    ranks: Ranks | None = None,
+    sharding: Sharding | None = None,
 ) -> History:
     """Trains the parameters of ``model`` that require a gradient, in place, on the device they are on.
 
@@ -86,8 +86,9 @@ def train(
         report: Called with a step's number (from 1) and its metrics by name, every ``settings.log_every`` steps and
             after each evaluation.
         name: What progress is shown as.
-        ranks: The processes that train together; None: this one alone. All call this function with the same arguments;
-            checkpoints are written and read, and ``report`` is called, on the first alone.
+        sharding: The model's place on the processes that train it together, as
+            :func:`~modelcore.training.sharding.shard` gave it; None: this process is alone. All call this function with
+            the same arguments; ``report`` is called on the first alone.
 
     Returns:
         What was done, earlier parts of a resumed run included.
@@ -102,7 +103,15 @@ def train(
         model.compiled = settings.compile and model.device.type == "cuda"
         try:
             return _train(
-                model, batches, settings, bytes_per_token, heldout, checkpoints, report, name, ranks or Ranks()
+                model,
+                batches,
+                settings,
+                bytes_per_token,
+                heldout,
+                checkpoints,
+                report,
+                name,
+                sharding or Sharding(model),
             )
         finally:
             model.gradient_checkpointing = model.compiled = False
@@ -117,8 +126,11 @@ def _train(
     checkpoints: CheckpointPlace | None,
     report: Callable[[int, dict[str, float]], None],
     name: str,
-    ranks: Ranks,
+    sharding: Sharding,
 ) -> History:
+    ranks = sharding.ranks
+    if checkpoints is not None and not sharding.whole:
+        raise InputError("a model in shards cannot be checkpointed yet; use parallel ddp and tensor_parallel 1")
     device = model.device
     trained = {key: parameter for key, parameter in model.named_parameters() if parameter.requires_grad}
     parameters = list(trained.values())
@@ -126,10 +138,10 @@ def _train(
     average = WeightAverage(trained, settings.ema_decay)
     spikes = SpikeRule(settings.spike_deviations, device)
     parts: dict[str, Part] = {"optimizer": optimizer, "average": average, "spikes": spikes}
-    gradient_sum = GradientSum(parameters, ranks)
+    gradient_sum = sharding.gradient_sum()
     cast = autocast(settings.precision, device)
     flops_per_token = model.config.flops_per_token(settings.sequence_length)
-    peak = peak_flops(device) * ranks.size
+    peak = peak_flops(device) * ranks.world_size
 
     history = History()
     state = None
@@ -137,7 +149,8 @@ def _train(
         state = resume(checkpoints.folder, model, parts, identity=checkpoints.identity, ranks=ranks)
     if state is not None:
         history = History(**state["progress"]["history"])
-    ranks.share(parameters)
+    if sharding.whole:
+        ranks.share(parameters)
     batch = batches.batch(history.steps, ranks.rank, ranks.size) if history.steps < settings.steps else None
     since = Since(device, state["progress"]["since"] if state is not None else None)
     model.train()
@@ -156,7 +169,7 @@ def _train(
             )
             optimizer.zero_grad()
             loss = accumulate_gradients(model.hidden, model.head, batch, settings.micro_batch_size, cast, gradient_sum)
-            norm = clip_gradients(parameters, settings.clip_norm)
+            norm = clip_gradients(parameters, settings.clip_norm, sharding.norm)
             finite = (torch.isfinite(loss) & torch.isfinite(norm)).float()
             spike = spikes.is_spike(loss, norm, finite)
             taken = finite - spike
@@ -182,6 +195,7 @@ def _train(
                 with since.paused(), average.in_place():
                     rows = settings.micro_batch_size or settings.batch_size
                     bits = heldout.bits_per_byte(model, rows, cast, ranks)
+                    sharding.forget_gathered()
                 _check_finite("the held-out loss", bits, history.steps, settings)
                 _append(history.heldout_curve, {"step": history.steps, "bits_per_byte": bits})
                 shown |= {"heldout_bits_per_byte": bits}
@@ -192,7 +206,7 @@ def _train(
             if done or save:
                 with since.paused():
                     # Weights so large that their squares overflow are as lost as those that are NaN.
-                    norm_of_weights = nn.utils.get_total_norm(parameters, foreach=True).item()
+                    norm_of_weights = sharding.norm({p: p.detach() for p in parameters}).item()
                     _check_finite("the norm of the weights", norm_of_weights, history.steps, settings)
                     if checkpoints is not None and save:
                         progress = {"history": dataclasses.asdict(history), "since": since.to_dict()}

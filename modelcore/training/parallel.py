@@ -1,9 +1,11 @@
 """Data parallelism: several processes train one model, each on its rows of every batch.
 
-Every process ("rank") holds the whole model. A step's gradient is the sum of all ranks' gradients, each of which was
-divided by the number of targets in the whole batch; so it is the batch's gradient, however many ranks there are.
-Loss, gradient and weights are the same on all ranks, bit for bit, and what is decided by them (to leave a step out, to
-give up) is decided alike everywhere without a word.
+A step's gradient is the sum of all ranks' gradients, each of which was divided by the number of targets in the whole
+batch; so it is the batch's gradient, however many ranks there are. Loss and gradient norm are the same on all ranks,
+bit for bit, and what is decided by them (to leave a step out, to give up) is decided alike everywhere without a word.
+
+Here every rank holds the whole model. How matrices are cut up between ranks is in
+:mod:`modelcore.training.tensor_parallel` and :mod:`modelcore.training.sharding`.
 """
 
 from __future__ import annotations
@@ -13,13 +15,16 @@ import datetime
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from modelcore import launch
+
+if TYPE_CHECKING:  # imports torch's compiler
+    from torch.distributed.fsdp import FSDPModule
 
 # How long ranks wait for each other: rank 0 may be fetching a checkpoint of many gigabytes.
 _TIMEOUT = datetime.timedelta(minutes=30)
@@ -33,44 +38,66 @@ BUCKET_BYTES = 25 << 20
 class Ranks:
     """The processes that train together; alone by default, when every method is free of charge.
 
+    Processes that share each matrix (tensor parallelism) read the same rows of a batch, and are one rank together:
+    ``rank`` and ``size`` count such groups.
+
     Attributes:
-        rank: This process's number.
-        size: How many there are.
+        rank: The number of this process's rows of a batch.
+        size: Into how many parts a batch is cut.
         device: Where tensors must lie to be sent.
+        tensor_rank: This process's number among those that share each matrix with it.
+        tensor_parallel: How many these are.
+        group: The processes with other rows of a batch and the same parts of matrices; None: all.
+        tensor_group: The processes that share each matrix; None where each has them whole.
     """
 
     rank: int = 0
     size: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    tensor_rank: int = 0
+    tensor_parallel: int = 1
+    group: dist.ProcessGroup | None = None
+    tensor_group: dist.ProcessGroup | None = None
+
+    @property
+    def world_size(self) -> int:
+        """How many processes there are in all."""
+        return self.size * self.tensor_parallel
 
     @property
     def first(self) -> bool:
         """Whether this process speaks for all: only it logs and writes."""
-        return self.rank == 0
+        return self.rank == 0 and self.tensor_rank == 0
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """Adds up a tensor over all ranks, in place, and returns it."""
-        if self.size > 1:
+        """Adds up a tensor over the parts of a batch, in place, and returns it.
+
+        Processes that share each matrix have the same value but for its rounding; their mean counts, so that all
+        processes get the same bits.
+        """
+        if self.world_size > 1:
             dist.all_reduce(tensor)
+            if self.tensor_parallel > 1:
+                tensor /= self.tensor_parallel
         return tensor
 
     def gather(self, tensor: Tensor) -> list[Tensor]:
-        """Every rank's tensor of one shape and dtype, in the order of ranks, on the CPU."""
-        if self.size == 1:
+        """Each rank's tensor of one shape and dtype, in the order of ranks, on the CPU."""
+        if self.world_size == 1:
             return [tensor.cpu()]
-        parts = [torch.empty_like(tensor, device=self.device) for _ in range(self.size)]
+        parts = [torch.empty_like(tensor, device=self.device) for _ in range(self.world_size)]
         dist.all_gather(parts, tensor.to(self.device))
-        return [part.cpu() for part in parts]
+        return [part.cpu() for part in parts[:: self.tensor_parallel]]
 
     def share(self, tensors: Sequence[Tensor]) -> None:
         """Gives all ranks rank 0's values, in place."""
         if self.size > 1:
             for tensor in tensors:
-                dist.broadcast(tensor.detach(), 0)
+                dist.broadcast(tensor.detach(), group_src=0, group=self.group)
 
     def share_json(self, value: Any) -> Any:
-        """Rank 0's plain JSON value; what other ranks give is not looked at."""
-        if self.size == 1:
+        """The first process's plain JSON value; what others give is not looked at."""
+        if self.world_size == 1:
             return value
         content = json.dumps(value).encode() if self.first else b""
         length = torch.tensor(len(content), device=self.device)
@@ -82,8 +109,8 @@ class Ranks:
         return json.loads(data.cpu().numpy().tobytes())
 
     def share_tensors(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Rank 0's tensors by name; those that other ranks give are not looked at."""
-        if self.size == 1:
+        """The first process's tensors by name; those that others give are not looked at."""
+        if self.world_size == 1:
             return dict(tensors)
         described = {name: [list(t.shape), str(t.dtype).removeprefix("torch.")] for name, t in tensors.items()}
         shared = {}
@@ -103,7 +130,7 @@ def join(device: torch.device) -> Iterator[Ranks]:
         device: Where this process computes; GPUs talk through NCCL, CPUs through Gloo.
     """
     if launch.world_size() == 1:
-        yield Ranks()
+        yield Ranks(device=device)
         return
     on_gpu = device.type == "cuda"
     if on_gpu:
@@ -125,10 +152,20 @@ class GradientSum:
         parameters: The parameters that are trained, in the model's order.
         ranks: Who adds up.
         bucket_bytes: Size at which a bucket is closed.
+        fsdp: The model, where its other parameters are in shards: FSDP2 adds up each group's gradients in every
+            backward pass, but those of groups that have the same shards (HSDP) only in the last.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], ranks: Ranks, bucket_bytes: int = BUCKET_BYTES) -> None:
-        self.ranks = ranks
+    def __init__(
+        self,
+        parameters: Sequence[nn.Parameter],
+        ranks: Ranks,
+        bucket_bytes: int = BUCKET_BYTES,
+        fsdp: FSDPModule | None = None,
+    ) -> None:
+        self.ranks, self._fsdp = ranks, fsdp
+        if fsdp is not None:
+            fsdp.set_requires_all_reduce(False)
         self._buckets: list[list[nn.Parameter]] = []
         self._bucket_of: dict[nn.Parameter, int] = {}
         if ranks.size == 1:
@@ -150,12 +187,16 @@ class GradientSum:
             return
         self._missing = [len(bucket) for bucket in self._buckets]
         self._sent: list[tuple[Tensor, Any]] = []
+        if self._fsdp is not None:
+            self._fsdp.set_requires_all_reduce(True)
         hooks = [p.register_post_accumulate_grad_hook(self._made) for p in self._bucket_of]  # type: ignore[no-untyped-call]
         try:
             yield
         finally:
             for hook in hooks:
                 hook.remove()
+            if self._fsdp is not None:
+                self._fsdp.set_requires_all_reduce(False)
         for number in range(len(self._sent), len(self._buckets)):  # those with a parameter that got no gradient here
             self._send(number)
         for bucket, (flat, work) in zip(self._buckets, self._sent, strict=True):
@@ -171,4 +212,4 @@ class GradientSum:
 
     def _send(self, number: int) -> None:
         flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in self._buckets[number]])
-        self._sent.append((flat, dist.all_reduce(flat, async_op=True)))
+        self._sent.append((flat, dist.all_reduce(flat, group=self.ranks.group, async_op=True)))

@@ -17,10 +17,15 @@ Precision = Literal["auto", "fp32", "bf16"]
 
 def autocast(precision: Precision, device: torch.device) -> Callable[[], AbstractContextManager[object]]:
     """What makes the context that a forward pass runs in: bf16 autocast, or none."""
-    bf16 = precision == "bf16" or (
+    bf16 = computes_in_bf16(precision, device)
+    return (lambda: torch.autocast(device.type, torch.bfloat16)) if bf16 else contextlib.nullcontext
+
+
+def computes_in_bf16(precision: Precision, device: torch.device) -> bool:
+    """Whether :func:`autocast` makes products bf16."""
+    return precision == "bf16" or (
         precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     )
-    return (lambda: torch.autocast(device.type, torch.bfloat16)) if bf16 else contextlib.nullcontext
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from modelcore.training.schedule import Schedule
 
 OptimizerKind = Literal["adamw", "muon"]
 Recompute = Literal["nothing", "cheap", "blocks"]
+Parallel = Literal["ddp", "fsdp"]
 
 DEFAULT_RECIPE = "llama-nano"
 RECIPES = Path(__file__).parent / "recipes"
@@ -75,6 +76,12 @@ class TrainingSettings:
             the end (:mod:`modelcore.training.averaging`); 0: the last weights are.
         spike_deviations: A step whose loss or gradient norm is so many standard deviations above the mean of those
             before it is left out (:mod:`modelcore.training.spikes`); 0: none is.
+        parallel: How several processes train together: ``ddp``, each with the whole model; ``fsdp``, each with a shard
+            of every matrix (:mod:`modelcore.training.sharding`). Like the next two it changes nothing but rounding.
+        shard_size: For ``fsdp``: ranks that a matrix is cut up between; with fewer than there are, each group of so
+            many has a whole model among itself. 0: all.
+        tensor_parallel: Ranks that share each of the blocks' matrices and the work on them
+            (:mod:`modelcore.training.tensor_parallel`); they read the same rows of a batch. 1: none do.
 
     Raises:
         InputError: If a field is out of range or of the wrong type.
@@ -108,6 +115,9 @@ class TrainingSettings:
     recompute: Recompute = "nothing"
     ema_decay: float = 0.0
     spike_deviations: float = 0.0
+    parallel: Parallel = "ddp"
+    shard_size: int = 0
+    tensor_parallel: int = 1
 
     def __post_init__(self) -> None:
         for name in (
@@ -119,9 +129,10 @@ class TrainingSettings:
             "log_every",
             "muon_iterations",
             "pad_vocab_to_multiple",
+            "tensor_parallel",
         ):
             check_whole(name, getattr(self, name))
-        for name in ("micro_batch_size", "warmup_steps", "eval_every", "checkpoint_every", "seed"):
+        for name in ("micro_batch_size", "warmup_steps", "eval_every", "checkpoint_every", "seed", "shard_size"):
             check_whole(name, getattr(self, name), 0)
         if self.seed >= 1 << 63:
             raise InputError(f"seed is {self.seed}; it must be below 2**63, which is what generators take")
@@ -148,12 +159,18 @@ class TrainingSettings:
             ("schedule", Schedule),
             ("precision", Precision),
             ("recompute", Recompute),
+            ("parallel", Parallel),
         ):
             check_choice(name, getattr(self, name), get_args(kind))
         if not 0 <= self.ema_decay < 1:
             raise InputError(f"ema_decay is {self.ema_decay}; it must be at least 0 and below 1")
         for name in ("compile", "separate_documents"):
             check_flag(name, getattr(self, name))
+        if self.shard_size == 1 or (self.shard_size and self.parallel != "fsdp"):
+            raise InputError(
+                f"shard_size is {self.shard_size} with parallel {self.parallel}; "
+                "it is for parallel fsdp, where it is at least 2, or 0 for all"
+            )
         if self.micro_batch_size and self.batch_size % self.micro_batch_size:
             raise InputError(
                 f"micro_batch_size {self.micro_batch_size} does not divide batch_size {self.batch_size}; "

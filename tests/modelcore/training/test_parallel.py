@@ -15,7 +15,9 @@ from modelcore.gptx import GPT, GPTConfig
 from modelcore.training import CheckpointPlace, TrainingSettings, train
 from modelcore.training.gradients import accumulate_gradients
 from modelcore.training.heldout import Heldout
+from modelcore.training.local import local
 from modelcore.training.parallel import GradientSum, Ranks, join
+from modelcore.training.sharding import shard
 
 SERVER = multiprocessing.get_context("forkserver")
 # The last two are what torch imports late, when an optimizer is made.
@@ -166,9 +168,9 @@ def run(ranks, settings, folder=None, *, poisoned=(), killed_at=None, dropout=0.
             heldout=None if poisoned else Heldout(Text(), 16, 200),
             checkpoints=CheckpointPlace(folder, {}) if folder is not None else None,
             report=lambda step, metrics: reports.append(step),
-            ranks=ranks,
+            sharding=shard(model, settings, ranks),
         )
-    weights = torch.cat([parameter.detach().flatten() for parameter in model.parameters()]).numpy()
+    weights = torch.cat([local(parameter).detach().flatten() for parameter in model.parameters()]).numpy()
     return weights, history, batches.seen, reports
 
 
