@@ -44,6 +44,18 @@ def connect() -> psycopg.Connection:
         raise OperatorError(f"the database ({BACKEND_STORE}) cannot be used: {one_line(error)}") from None
 
 
+_TURN = 0x6D6C666C6F77  # of this server's, among the advisory locks of the database: "mlflow"
+
+
+def take_turn(connection: psycopg.Connection) -> None:
+    """Waits until no other server prepares the database; the turn is over when the connection is.
+
+    https://www.postgresql.org/docs/current/explicit-locking.html#ADVISORY-LOCKS
+    """
+    connection.autocommit = True  # no transaction stays open meanwhile
+    connection.execute("SELECT pg_advisory_lock(%s)", (_TURN,))
+
+
 def tables(connection: psycopg.Connection) -> list[str]:
     """The names of the tables there are."""
     found = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = current_schema() ORDER BY 1")

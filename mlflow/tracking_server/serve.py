@@ -18,6 +18,10 @@ def serve() -> None:
         OperatorError: If a setting is missing or wrong, or the database cannot be used or is another version's.
     """
     database.export(check_server_settings())
+    # Kept until this process becomes the server, which closes it: of several replicas that start at once one makes the
+    # tables and the first user, and the others find them. MLflow's own lock is a file, which pods do not share.
+    turn = database.connect()
+    database.take_turn(turn)
     schema.require_current()
     os.environ["MLFLOW_AUTH_CONFIG_PATH"] = str(Path(__file__).with_name("basic_auth.ini"))
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # with it, 15 processes and 2 GiB
