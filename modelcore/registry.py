@@ -150,6 +150,36 @@ def register_huggingface(name: str, export: Path, run_id: str, tags: Mapping[str
     return version
 
 
+def download_huggingface(name: str, version: int, into: Path) -> Path:
+    """The Hugging Face folder of a version, as :func:`register_huggingface` took it.
+
+    MLflow keeps a model's tokenizer apart from its weights; whoever loads the folder looks for both in one.
+
+    Args:
+        name: Name in the registry.
+        version: The version's number.
+        into: An empty folder of this process.
+
+    Returns:
+        The folder, below ``into``.
+
+    Raises:
+        InputError: If the version is no Hugging Face model with a tokenizer.
+    """
+    mlflow_sink.be_patient()
+    with loading():
+        from mlflow.artifacts import download_artifacts
+
+    logged = Path(download_artifacts(artifact_uri=f"models:/{name}/{version}", dst_path=str(into)))
+    folder = logged / "model"
+    tokenizer = logged / "components" / "tokenizer"
+    if not ((folder / "config.json").is_file() and tokenizer.is_dir()):
+        raise InputError(f"version {version} of {name} is no Hugging Face model with a tokenizer")
+    for file in tokenizer.iterdir():
+        file.rename(folder / file.name)
+    return folder
+
+
 @_or_the_driver
 def set_alias(name: str, alias: str, version: int) -> None:
     """Makes ``alias`` of model ``name`` point to ``version``."""

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from modelcore import registry
 from modelcore.convert import convert
 from modelcore.errors import InputError
 from modelcore.gptx import GPT, GPTConfig
@@ -123,3 +124,31 @@ def test_an_evaluation_that_is_none_is_named(tmp_path, exports, mlflow_client):
 def test_a_name_the_registry_would_refuse_is_refused_clearly(tmp_path, exports, mlflow_client, name):
     with pytest.raises(InputError, match="model name"):
         register(tmp_path, exports[0], 2.0, name=name)
+
+
+def test_a_registered_version_comes_back_as_the_folder_it_was(tmp_path, exports, mlflow_client):
+    """In one folder again, tokenizer and weights, as servers of models look for them."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    made = register(tmp_path, exports[0], 2.0, name="served")
+    folder = registry.download_huggingface("served", made["version"], tmp_path / "into")
+    text = "She was not handsome"
+    before, after = (AutoTokenizer.from_pretrained(place)(text, return_tensors="pt") for place in (exports[0], folder))
+    assert before["input_ids"].tolist() == after["input_ids"].tolist()
+    with torch.no_grad():
+        expected, got = (AutoModelForCausalLM.from_pretrained(place)(**before).logits for place in (exports[0], folder))
+    assert torch.equal(expected, got)
+
+
+def test_a_version_without_a_tokenizer_is_not_taken_for_one_that_can_be_served(tmp_path, mlflow_client):
+    import mlflow
+
+    with mlflow.start_run():
+        mlflow.pyfunc.log_model(
+            name="other",
+            python_model=lambda model_input: model_input,
+            registered_model_name="other",
+            pip_requirements=[],
+        )
+    with pytest.raises(InputError, match="no Hugging Face model with a tokenizer"):
+        registry.download_huggingface("other", 1, tmp_path / "into")
