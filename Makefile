@@ -130,6 +130,10 @@ local-pipeline-down: $(VENV)/installed ## Take that cluster away, with everythin
 manifests: $(VENV)/installed ## Render the Kubernetes manifests to build/manifests/ and check them
 	@$(BIN)/python scripts/render-manifests.py
 
+.PHONY: enterprise-values
+enterprise-values: $(VENV)/installed ## Tell which values of the enterprise overlay are still the example's
+	@$(BIN)/python scripts/enterprise-values.py
+
 # Without the ASGI lifespan, which only clears away containers of an assistant that nobody uses here, Ctrl-C ends it without
 # a traceback of uvicorn's.
 .PHONY: mlflow-ui

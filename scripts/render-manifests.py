@@ -47,16 +47,16 @@ def faults(manifest: dict[str, Any]) -> Iterator[str]:
         yield f"{'.'.join(map(str, error.path))}: {error.message}"
 
 
-def check(text: str) -> tuple[int, int, list[str]]:
-    """How many manifests there are, how many of them have no schema here, and all faults found."""
+def check(text: str) -> tuple[int, list[str], list[str]]:
+    """How many manifests there are, the kinds of those that have no schema here, and all faults found."""
     manifests = [manifest for manifest in yaml.safe_load_all(text) if manifest]
-    found, unchecked = [], 0
+    found, unchecked = [], []
     for manifest in manifests:
         name = f"{manifest['kind']}/{manifest['metadata']['name']}"
         try:
             found += [f"{name}: {fault}" for fault in faults(manifest)]
         except kubernetes_validate.SchemaNotFoundError:
-            unchecked += 1
+            unchecked.append(manifest["kind"])
     return len(manifests), unchecked, found
 
 
@@ -72,7 +72,10 @@ def main() -> int:
         number, unchecked, found = check(text)
         for fault in found:
             print(f"{file}: {fault}", file=sys.stderr)
-        print(f"{file}: {number} manifests, {len(found)} faults, {unchecked} of kinds without a schema here")
+        kinds = f" ({', '.join(sorted(set(unchecked)))})" if unchecked else ""
+        print(
+            f"{file}: {number} manifests, {len(found)} faults, {len(unchecked)} of kinds without a schema here{kinds}"
+        )
         failed |= bool(found) or not number
     return 1 if failed else 0
 

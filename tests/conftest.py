@@ -2,8 +2,10 @@
 
 import logging
 import os
+import shutil
 import signal
 import subprocess
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -86,6 +88,12 @@ def mlflow_client(mlflow_store, monkeypatch, request):
 
     tracking.ensure_experiment(artifacts)
     return mlflow.MlflowClient(uri)
+
+
+@pytest.fixture(scope="session")
+def kubectl():
+    """The environment's own, or else this machine's."""
+    return shutil.which("kubectl", path=os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]]))
 
 
 @pytest.fixture(scope="session")

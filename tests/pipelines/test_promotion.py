@@ -1,0 +1,173 @@
+"""What is served follows the registry's aliases: folders that load, and manifests that divide requests among them."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from modelcore import registry
+from modelcore.errors import InputError
+from pipelines import promotion
+from pipelines.promotion import divide, promote, served_version
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("asked", "shares"),
+    [
+        ({"champion": 7}, {7: 100}),
+        ({"champion": 7, "candidate": 8}, {7: 100}),  # nobody asked for the candidate
+        ({"champion": 7, "candidate": 8, "percent": 10}, {7: 90, 8: 10}),
+        ({"champion": 8, "candidate": 8, "percent": 10}, {8: 100}),
+        ({"champion": 7, "candidate": 8, "percent": 100}, {8: 100}),
+        ({"champion": 8, "served": 7, "canary": "champion", "percent": 25}, {7: 75, 8: 25}),
+        ({"champion": 8, "served": 7}, {8: 100}),
+        ({"champion": 8, "served": None, "canary": "champion", "percent": 25}, {8: 100}),
+        ({"champion": 8, "served": 8, "canary": "champion", "percent": 25}, {8: 100}),
+    ],
+)
+def test_requests_are_divided_by_alias(asked, shares):
+    assert divide(**asked) == shares
+    assert list(divide(**asked)) == list(shares)  # the one that stays comes first
+
+
+@pytest.mark.parametrize("percent", [-1, 101])
+def test_a_share_that_is_none_is_refused(percent):
+    with pytest.raises(InputError, match="give 0 to 100"):
+        divide(1, 2, percent=percent)
+
+
+@pytest.fixture
+def overlay(tmp_path):
+    """A copy of the overlay's two folders that serving needs, to write to."""
+    for name in ("serving", "values"):
+        shutil.copytree(promotion.OVERLAY / name, tmp_path / "enterprise" / name)
+    return tmp_path / "enterprise"
+
+
+@pytest.fixture
+def registered(monkeypatch):
+    """A registry that knows aliases, and folders of versions with nothing to load in them."""
+    aliases = {}
+
+    def find(name, alias):
+        number = aliases.get(alias)
+        return None if number is None else registry.RegisteredVersion(number, {})
+
+    def download(name, version, into):
+        folder = into / "model"
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps({"version": version}))
+        return folder
+
+    monkeypatch.setattr(registry, "find_alias", find)
+    monkeypatch.setattr(registry, "download_huggingface", download)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.invalid")
+    return aliases
+
+
+def rendered(overlay, kubectl):
+    done = subprocess.run([kubectl, "kustomize", overlay / "serving"], capture_output=True, text=True, check=True)
+    return list(yaml.safe_load_all(done.stdout))
+
+
+def test_a_canary_is_a_second_service_and_a_weight_of_the_route(registered, overlay, tmp_path, kubectl):
+    registered.update(champion=7, candidate=8)
+    assert promote("aic-gpt", str(tmp_path / "models"), overlay, percent=10) == {7: 90, 8: 10}
+    found = rendered(overlay, kubectl)
+    services = {
+        item["metadata"]["name"]: item["spec"]["predictor"] for item in found if item["kind"] == "InferenceService"
+    }
+    assert {name: (one["minReplicas"], one["labels"]) for name, one in services.items()} == {
+        "aic-gpt-v7": (2, {"app.kubernetes.io/name": "aic-gpt", "aic-gpt/version": "7"}),
+        "aic-gpt-v8": (1, {"app.kubernetes.io/name": "aic-gpt", "aic-gpt/version": "8"}),
+    }
+    (route,) = (item["spec"] for item in found if item["kind"] == "HTTPRoute")
+    backends = {backend["name"]: backend["weight"] for backend in route["rules"][0]["backendRefs"]}
+    assert backends == {"aic-gpt-v7-predictor": 90, "aic-gpt-v8-predictor": 10}
+    bucket = "example-models"
+    assert {one["model"]["storageUri"] for one in services.values()} == {
+        f"s3://{bucket}/aic-gpt/v7",
+        f"s3://{bucket}/aic-gpt/v8",
+    }
+    for version in (7, 8):
+        folder = tmp_path / "models" / "aic-gpt" / f"v{version}"
+        assert json.loads((folder / "config.json").read_text()) == {"version": version}
+
+
+def test_a_promoted_canary_keeps_its_service_and_the_one_before_goes(registered, overlay, tmp_path):
+    models, file = str(tmp_path / "models"), overlay / promotion.VERSIONS
+    registered.update(champion=7, candidate=8)
+    promote("aic-gpt", models, overlay, percent=10)
+    before = [item for item in yaml.safe_load_all(file.read_text()) if item["metadata"]["name"] == "aic-gpt-v8"]
+    registered.update(champion=8)
+    assert promote("aic-gpt", models, overlay) == {8: 100}
+    after, route = yaml.safe_load_all(file.read_text())
+    before[0]["spec"]["predictor"]["minReplicas"] = 2
+    assert after == before[0]
+    assert [backend["name"] for backend in route["spec"]["rules"][0]["backendRefs"]] == ["aic-gpt-v8-predictor"]
+
+
+def test_a_new_champion_may_come_beside_what_is_served(registered, overlay, tmp_path):
+    models = str(tmp_path / "models")
+    registered.update(champion=7, candidate=7)
+    promote("aic-gpt", models, overlay)
+    registered.update(champion=9, candidate=9)
+    assert promote("aic-gpt", models, overlay, canary="champion", percent=20) == {7: 80, 9: 20}
+    assert promote("aic-gpt", models, overlay, canary="champion", percent=50) == {7: 50, 9: 50}
+    assert promote("aic-gpt", models, overlay) == {9: 100}
+
+
+def test_what_is_served_is_read_from_the_file_itself(registered, overlay, tmp_path):
+    registered.update(champion=3, candidate=4)
+    promote("aic-gpt", str(tmp_path / "models"), overlay, percent=60)
+    assert served_version(overlay / promotion.VERSIONS) == 4
+    assert served_version(overlay / "none.yaml") is None
+    (overlay / "other.yaml").write_text("kind: HTTPRoute\n")
+    with pytest.raises(InputError, match="take it from git"):
+        served_version(overlay / "other.yaml")
+
+
+def test_a_version_is_copied_once_and_one_that_was_cut_off_is_copied_again(registered, overlay, tmp_path, monkeypatch):
+    models = tmp_path / "models"
+    registered.update(champion=1)
+    promote("aic-gpt", str(models), overlay)
+    monkeypatch.setattr(registry, "download_huggingface", lambda *_: pytest.fail("it was there"))
+    promote("aic-gpt", str(models), overlay)
+    (models / "aic-gpt" / "v1" / "manifest.json").unlink()
+    with pytest.raises(pytest.fail.Exception, match="it was there"):
+        promote("aic-gpt", str(models), overlay)
+
+
+def test_without_a_champion_nothing_is_written(registered, overlay, tmp_path):
+    before = (overlay / promotion.VERSIONS).read_bytes()
+    registered.update(candidate=2)
+    with pytest.raises(InputError, match="no version with the alias champion"):
+        promote("aic-gpt", str(tmp_path / "models"), overlay)
+    assert (overlay / promotion.VERSIONS).read_bytes() == before
+    assert not (tmp_path / "models").exists()
+
+
+def test_a_name_that_no_service_may_have_is_refused(registered, overlay, tmp_path):
+    with pytest.raises(InputError, match="cannot name a service"):
+        promote("Big_Model", str(tmp_path), overlay)
+
+
+def test_the_committed_file_serves_version_1_as_the_command_writes_it(registered, overlay, tmp_path):
+    """Version 1 of a registry is its champion; until it is there the pods wait for it."""
+    registered.update(champion=1, candidate=1)
+    promote("aic-gpt", str(tmp_path / "models"), overlay)
+    assert (overlay / promotion.VERSIONS).read_text() == (promotion.OVERLAY / promotion.VERSIONS).read_text()
+
+
+def test_the_example_bucket_is_not_copied_to(overlay):
+    line = [sys.executable, "-m", "pipelines.promotion", "--overlay", overlay]
+    done = subprocess.run(line, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: MODELS_BUCKET in ")
+    assert done.stderr.count("\n") == 1
