@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from tracking_server import database, schema
-from tracking_server.settings import PORT, check_server_settings
+from tracking_server.settings import DEFAULT_PORT, check_server_settings
 
 
 def serve() -> None:
@@ -27,7 +27,7 @@ def serve() -> None:
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # with it, 15 processes and 2 GiB
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     os.environ.setdefault("MLFLOW_HOST", "0.0.0.0")  # noqa: S104 (a container's own address)
-    os.environ.setdefault("MLFLOW_PORT", str(PORT))
+    os.environ.setdefault("MLFLOW_PORT", str(DEFAULT_PORT))
     import mlflow.server
     from mlflow.cli import cli
 

@@ -13,12 +13,14 @@ ADMIN_PASSWORD = "MLFLOW_AUTH_ADMIN_PASSWORD"  # noqa: S105 (a name)
 SECRET_KEY = "MLFLOW_FLASK_SERVER_SECRET_KEY"  # noqa: S105 (a name)
 ALLOWED_HOSTS = "MLFLOW_SERVER_ALLOWED_HOSTS"
 
+# boto3 ends in a traceback where one of these is no number.
+_NUMBERS = ("AWS_MAX_ATTEMPTS", "AWS_METADATA_SERVICE_TIMEOUT", "AWS_METADATA_SERVICE_NUM_ATTEMPTS")
 _ENDPOINTS = ("MLFLOW_S3_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")  # the first that is set counts
 
 LEAST_PASSWORD = 12  # characters, MLflow's own bound
 LEAST_SECRET_KEY = 32  # characters: 128 bits, written as hexadecimal digits
 
-PORT = 5000
+DEFAULT_PORT = 5000
 
 
 @dataclass(frozen=True)
@@ -59,9 +61,11 @@ class Stores:
         """Reads the two addresses.
 
         Raises:
-            OperatorError: If one is missing or no such address, or S3's endpoint is none.
+            OperatorError: If one is missing or no such address, S3's endpoint is none, or a number of boto3's is none.
         """
         _require(environment, BACKEND_STORE, ARTIFACTS)
+        for name in _NUMBERS:
+            _check_number(name, environment.get(name) or "1", 1)
         if endpoint := next((name for name in _ENDPOINTS if environment.get(name)), None):
             check_address(endpoint, environment[endpoint])
         return cls(environment[BACKEND_STORE], environment[ARTIFACTS])
@@ -73,11 +77,21 @@ def check_server_settings(environment: Mapping[str, str] = os.environ) -> Stores
     Raises:
         OperatorError: If a variable is missing or cannot be right.
     """
+    port(environment)
     _require(environment, BACKEND_STORE, ARTIFACTS, ADMIN_PASSWORD, SECRET_KEY, ALLOWED_HOSTS)
     for name, least in ((ADMIN_PASSWORD, LEAST_PASSWORD), (SECRET_KEY, LEAST_SECRET_KEY)):
         if len(environment[name]) < least:
             raise OperatorError(f"{name} has {len(environment[name])} characters; it needs {least} or more")
     return Stores.from_environment(environment)
+
+
+def port(environment: Mapping[str, str] = os.environ) -> int:
+    """The port that the server in this container listens at.
+
+    Raises:
+        OperatorError: If ``MLFLOW_PORT`` is none.
+    """
+    return _check_number("MLFLOW_PORT", environment.get("MLFLOW_PORT", str(DEFAULT_PORT)), 1, 65535)
 
 
 def check_address(name: str, address: str) -> None:
@@ -98,6 +112,13 @@ def check_address(name: str, address: str) -> None:
             f'{name} is "{one_line(address)}"; give http://host:port or https://host, '
             "special characters of a password percent-encoded"
         )
+
+
+def _check_number(name: str, value: str, least: int, most: int | None = None) -> int:
+    right = value.isascii() and value.isdigit() and least <= int(value) <= (most or int(value))
+    if not right:
+        raise OperatorError(f'{name} is "{value}"; give a number from {least}{f" to {most}" if most else " on"}')
+    return int(value)
 
 
 def _require(environment: Mapping[str, str], *names: str) -> None:

@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from tracking_server.errors import OperatorError, one_line
-from tracking_server.settings import ADMIN_PASSWORD, LEAST_PASSWORD, PORT, check_address
+from tracking_server.settings import ADMIN_PASSWORD, LEAST_PASSWORD, check_address, port
 
 
 class Users:
@@ -17,7 +17,8 @@ class Users:
     """
 
     def __init__(self) -> None:
-        os.environ.setdefault("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{os.environ.get('MLFLOW_PORT', PORT)}")
+        if "MLFLOW_TRACKING_URI" not in os.environ:
+            os.environ["MLFLOW_TRACKING_URI"] = f"http://127.0.0.1:{port()}"
         check_address("MLFLOW_TRACKING_URI", os.environ["MLFLOW_TRACKING_URI"])
         os.environ.setdefault("MLFLOW_TRACKING_USERNAME", "admin")
         if password := os.environ.get(ADMIN_PASSWORD):
@@ -84,7 +85,7 @@ class Users:
 
         try:
             return function(*arguments)
-        except MlflowException as error:
+        except (MlflowException, ValueError) as error:  # a variable of MLflow's that is no number
             raise OperatorError(one_line(f"{os.environ['MLFLOW_TRACKING_URI']}: {error}")) from error
 
 

@@ -122,6 +122,38 @@ def test_a_tracking_server_that_cannot_be_used_is_one_line_that_holds_no_passwor
     assert "\n" not in str(end.value)
 
 
+COMMANDS = {
+    "serve": "MLFLOW_PORT",
+    "health": "MLFLOW_PORT",
+    "user delete ada": "MLFLOW_PORT",
+    "user grant ada experiment thing EDIT": "MLFLOW_HTTP_REQUEST_MAX_RETRIES",
+    "user grant ada model thing EDIT": "MLFLOW_HTTP_REQUEST_TIMEOUT",
+    "create-bucket": "AWS_MAX_ATTEMPTS",
+    "backup folder": "AWS_MAX_ATTEMPTS",
+    "restore folder": "AWS_METADATA_SERVICE_TIMEOUT",
+    "upgrade folder": "AWS_METADATA_SERVICE_NUM_ATTEMPTS",
+}
+
+
+@pytest.mark.parametrize("value", ["abc", "tcp://10.0.0.1:5000", "1.5"])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_number_that_is_none_is_one_line_that_names_its_variable(command, value, operate, monkeypatch):
+    (port,) = free_ports(1)
+    settings = COMPLETE | {"MLFLOW_PORT": str(port), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    monkeypatch.setenv(COMMANDS[command], value)
+    said = operate(SimpleNamespace(environment=settings | {COMMANDS[command]: value}), *command.split())
+    assert said.startswith("error: ")
+    assert COMMANDS[command] in said
+    assert value in said
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize("port", ["0", "-1", "65536", ""])
+def test_a_port_out_of_range_is_none(port):
+    with pytest.raises(OperatorError, match=f'^MLFLOW_PORT is "{port}"; give a number from 1 to 65535$'):
+        check_server_settings(COMPLETE | {"MLFLOW_PORT": port})
+
+
 def test_the_environment_of_the_image_and_of_the_tests_ask_for_the_same_packages(pytestconfig):
     import re
     import tomllib
