@@ -6,10 +6,12 @@ never changed, so whatever the dump names is among those copied; what came later
 
 import contextlib
 import errno
+import fcntl
 import gzip
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -115,10 +117,14 @@ def _new(folder: Path) -> Iterator[Path]:
     partial = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))  # mode 0700
-        yield partial
-        os.rename(partial, folder)  # never replaces a folder that holds anything, and a backup does
-        _sync(folder.parent)
+        with contextlib.ExitStack() as held:
+            with _locked(folder.parent):  # nobody takes the new one for a leftover before it is locked
+                _remove_leftovers(folder)
+                partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
+                held.enter_context(_locked(partial))
+            yield partial
+            os.rename(partial, folder)  # never replaces a folder that holds anything, and a backup does
+            _sync(folder.parent)
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR) and error.filename2 is not None:
             raise _exists(folder) from error
@@ -126,6 +132,33 @@ def _new(folder: Path) -> Iterator[Path]:
     finally:
         if partial is not None:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Removes what backups to ``folder`` left that were killed: what no process holds, where the file system tells."""
+    name = re.compile(rf"\.{re.escape(folder.name)}\.[a-z0-9_]{{8}}\.partial")  # what tempfile makes in _new
+    for rest in folder.parent.iterdir():
+        if name.fullmatch(rest.name):
+            with _locked(rest, wait=False) as alone:
+                if alone:
+                    shutil.rmtree(rest, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Locks ``folder`` for other backups, as long as this process lives; yields whether it could be."""
+    descriptor = None
+    try:
+        try:
+            descriptor = os.open(folder, os.O_RDONLY)
+            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            alone = True
+        except OSError:  # another's; or a file system without locks; or gone meanwhile
+            alone = False
+        yield alone
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def _exists(folder: Path) -> OperatorError:

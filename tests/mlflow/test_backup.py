@@ -3,6 +3,9 @@
 import gzip
 import hashlib
 import json
+import signal
+import subprocess
+import sys
 
 import psycopg
 import pytest
@@ -169,6 +172,24 @@ def test_of_two_backups_to_one_folder_at_once_the_first_to_end_is_whole_and_the_
     assert [path.name for path in folder.parent.iterdir()] == ["backup"]
     assert {path.name for path in folder.iterdir()} == {"artifacts.tar", "database.sql.gz", "manifest.json"}
     assert main(["restore", str(folder), "--replace"]) is None
+
+
+def test_what_a_killed_backup_left_is_removed_by_the_next_one_to_its_folder_and_nothing_else_is(small, tmp_path):
+    server, _ = small
+    killed = (
+        "import os, signal, sys; from tracking_server import __main__, artifacts; "
+        "artifacts.save = lambda *_: os.kill(os.getpid(), signal.SIGKILL); __main__.main(sys.argv[1:])"
+    )
+    for name in ("backup", "another"):
+        command = [sys.executable, "-c", killed, "backup", str(tmp_path / name)]
+        assert subprocess.run(command, env=server.environment, check=False).returncode == -signal.SIGKILL
+    (left,) = tmp_path.glob(".backup.*.partial")
+    (anothers,) = tmp_path.glob(".another.*.partial")
+    assert (left / "database.sql.gz").is_file()
+    (tmp_path / ".backup.mine.partial").mkdir()
+    made = server.run("backup", tmp_path / "backup")
+    assert (made.returncode, made.stderr) == (0, "")
+    assert {path.name for path in tmp_path.iterdir()} == {"backup", anothers.name, ".backup.mine.partial"}
 
 
 @pytest.mark.parametrize(
