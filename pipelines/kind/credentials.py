@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Callable
 
 from pipelines.gpt import STORAGE_SECRET
-from pipelines.kind.programs import kubectl
+from pipelines.kind.programs import ProgramError, kubectl, kubectl_json
 
 MLFLOW_USER = "pipelines"  # whom runs are made by in MLflow; no administrator
 _REGION = "us-east-1"  # SeaweedFS takes any
@@ -21,16 +21,15 @@ def ensure_secrets() -> None:
     """Makes every secret that MLflow, its database, KFP and the stages read, where it is not there yet.
 
     Raises:
-        ProgramError: If kubectl fails.
+        ProgramError: If kubectl fails, or a secret that is there lacks a value.
     """
-    store = _read("kubeflow", "mlpipeline-minio-artifact")  # KFP's own object store
-    key = {"AWS_ACCESS_KEY_ID": store["accesskey"], "AWS_SECRET_ACCESS_KEY": store["secretkey"]}
-    database = _ensure("mlflow", "postgresql", lambda: {"password": secrets.token_hex(24)})
+    key = dict(zip(("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"), storage_key(), strict=True))
+    database = _ensure("mlflow", "postgresql", lambda: {"password": secrets.token_hex(24)})["password"]
     _ensure(
         "mlflow",
         "mlflow",
         lambda: {
-            "MLFLOW_BACKEND_STORE_URI": f"postgresql://mlflow:{database['password']}@postgresql.mlflow.svc:5432/mlflow",
+            "MLFLOW_BACKEND_STORE_URI": f"postgresql://mlflow:{database}@postgresql.mlflow.svc:5432/mlflow",
             "MLFLOW_AUTH_ADMIN_PASSWORD": secrets.token_hex(16),
             "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(32),
             **key,
@@ -47,34 +46,42 @@ def ensure_secrets() -> None:
 
 def admin_password() -> str:
     """MLflow's administrator's password."""
-    return _read("mlflow", "mlflow")["MLFLOW_AUTH_ADMIN_PASSWORD"]
+    return _read("mlflow", "mlflow", "MLFLOW_AUTH_ADMIN_PASSWORD")["MLFLOW_AUTH_ADMIN_PASSWORD"]
 
 
 def pipelines_password() -> str:
     """The password of MLFLOW_USER."""
-    return _read("kubeflow", "kfp-mlflow-credentials")["password"]
+    return _read("kubeflow", "kfp-mlflow-credentials", "password")["password"]
 
 
 def storage_key() -> tuple[str, str]:
     """Access key and secret key of KFP's object store."""
-    store = _read("kubeflow", "mlpipeline-minio-artifact")
+    store = _read("kubeflow", "mlpipeline-minio-artifact", "accesskey", "secretkey")
     return store["accesskey"], store["secretkey"]
 
 
 def _ensure(namespace: str, name: str, make: Callable[[], dict[str, str]]) -> dict[str, str]:
     """The secret's values, made by ``make`` if it is not there."""
+    made = make()
     if not kubectl("-n", namespace, "get", "secret", name, "--ignore-not-found", "-o", "name", quiet=True).strip():
         manifest = {
             "apiVersion": "v1",
             "kind": "Secret",
             "metadata": {"name": name, "namespace": namespace},
             "type": "Opaque",
-            "stringData": make(),
+            "stringData": made,
         }
         kubectl("create", "-f", "-", stdin=json.dumps(manifest))
-    return _read(namespace, name)
+    return _read(namespace, name, *made)
 
 
-def _read(namespace: str, name: str) -> dict[str, str]:
-    secret = json.loads(kubectl("-n", namespace, "get", "secret", name, "-o", "json", quiet=True))
-    return {key: base64.b64decode(value).decode() for key, value in secret["data"].items()}
+def _read(namespace: str, name: str, *keys: str) -> dict[str, str]:
+    """The secret's values; ``keys`` are those that it must have."""
+    secret = kubectl_json("-n", namespace, "get", "secret", name)
+    try:
+        values = {key: base64.b64decode(value).decode() for key, value in secret["data"].items()}
+    except (KeyError, AttributeError, TypeError, ValueError):
+        values = {}
+    if missing := [key for key in keys if not values.get(key)]:
+        raise ProgramError(f"the secret {name} in {namespace} has no {' and no '.join(missing)}")
+    return values

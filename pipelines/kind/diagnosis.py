@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Any
 
-from pipelines.kind.programs import ProgramError, kubectl
+from pipelines.kind.programs import ProgramError, kubectl, kubectl_json
 
 NAMESPACES = ("kubeflow", "mlflow")
 _MOST_PODS = 6  # described in each namespace
@@ -33,10 +32,10 @@ def report() -> None:
 def _troubled(namespace: str) -> list[str]:
     """Names of the pods that have failed, or are neither finished nor ready."""
     try:
-        pods = json.loads(kubectl("-n", namespace, "get", "pods", "-o", "json", quiet=True))["items"]
-    except ProgramError:
+        pods = kubectl_json("-n", namespace, "get", "pods")["items"]
+        return [pod["metadata"]["name"] for pod in pods if not _is_well(pod["status"])]
+    except (ProgramError, KeyError, TypeError, AttributeError):  # or it is not what Kubernetes prints
         return []
-    return [pod["metadata"]["name"] for pod in pods if not _is_well(pod["status"])]
 
 
 def _is_well(status: dict[str, Any]) -> bool:

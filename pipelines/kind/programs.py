@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import subprocess
 import sys
 import sysconfig
 from collections.abc import Sequence
+from typing import Any
 
 from modelcore.errors import InputError
 
@@ -88,6 +90,21 @@ def _say(text: str) -> None:
 def kubectl(*words: str, stdin: str | None = None, quiet: bool = False) -> str:
     """Runs kubectl against the cluster, whatever other cluster the user's kubeconfig points to; see :func:`run`."""
     return run(*kubectl_line(words), stdin=stdin, quiet=quiet)
+
+
+def kubectl_json(*words: str) -> dict[str, Any]:
+    """What kubectl prints with ``-o json``; anything else is not repeated, for it may hold a secret.
+
+    Raises:
+        ProgramError: As :func:`run`, or if it is no JSON object.
+    """
+    try:
+        value = json.loads(kubectl(*words, "-o", "json", quiet=True))
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise ProgramError(f"kubectl {' '.join(words)} -o json printed no JSON object; run it by hand to see what")
+    return value
 
 
 def kubectl_line(words: Sequence[str]) -> list[str]:

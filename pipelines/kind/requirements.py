@@ -60,7 +60,10 @@ def check_memory() -> None:
     if sys.platform == "linux":
         free, where = psutil.virtual_memory().available, "free on this machine"
     else:  # the engine is a virtual machine of a fixed size
-        free, where = int(run("docker", "info", "--format", "{{.MemTotal}}", quiet=True)), "given to Docker"
+        told, where = run("docker", "info", "--format", "{{.MemTotal}}", quiet=True).strip(), "given to Docker"
+        if not told.isdecimal():
+            raise InputError(f"docker info says {told!r} where it should say how much memory there is")
+        free = int(told)
     if free < NEEDED_MIB * 2**20:
         raise InputError(
             f"{free / 2**30:.1f} GiB of memory are {where}; the cluster needs {NEEDED_MIB / 1024:.0f} GiB: Kubeflow "

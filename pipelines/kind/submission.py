@@ -14,6 +14,7 @@ from typing import Any
 
 from modelcore.errors import first_line
 from pipelines.compile import COMPILED
+from pipelines.kind.inputs import as_kfp_reads
 from pipelines.kind.programs import ProgramError, run
 
 EXPERIMENT = "aic-ai-poc-gpt"
@@ -70,9 +71,12 @@ def submit(address: str, name: str, parameters: Sequence[str]) -> str:
     Raises:
         ProgramError: If KFP refuses it.
     """
-    words = ["-e", EXPERIMENT, "-r", name, "-f", str(COMPILED)]
-    said = run("kfp", "--endpoint", address, "--output", "json", "run", "create", *words, *parameters, quiet=True)
-    return str(json.loads(said[said.index("\n{") :])["run_id"])  # after two lines with links
+    words = ["-e", EXPERIMENT, "-r", name, "-f", str(COMPILED), *as_kfp_reads(parameters)]
+    said = run("kfp", "--endpoint", address, "--output", "json", "run", "create", *words, quiet=True)
+    try:
+        return str(json.loads(said[said.index("\n{") :])["run_id"])  # after two lines with links
+    except (ValueError, KeyError, TypeError):
+        raise ProgramError("kfp run create does not say which run it has made") from None
 
 
 def wait(connect: Callable[[], AbstractContextManager[str]], run_id: str) -> Ended:

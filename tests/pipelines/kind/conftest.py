@@ -292,6 +292,7 @@ def machine(tmp_path, monkeypatch, object_store):
             "secrets": {},
             "pods": {},
             "fail": {},
+            "say": {},
             "hang": [],
             "store_key": STORE_KEY,
             "docker_memory": 0,

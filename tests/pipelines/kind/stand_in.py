@@ -2,7 +2,7 @@
 
 Installed by the fixtures under each program's name. In the folder that STAND_IN names, calls.jsonl gets every call with
 what it read, and world.json is the state that the calls change. A call that holds a key of the world's "fail" fails,
-one that holds a part of its "hang" never ends.
+one that holds a part of its "hang" never ends, one that holds a key of its "say" prints that alone.
 """
 
 import base64
@@ -123,6 +123,10 @@ with open(f"{HOME}/calls.jsonl", "a") as file:
 for part, message in WORLD["fail"].items():
     if part in LINE:
         fail(message)
+for part, message in WORLD["say"].items():
+    if part in LINE:
+        print(message)
+        sys.exit()
 if any(part in LINE for part in WORLD["hang"]):
     print("hanging", flush=True)
     signal.pause()

@@ -236,6 +236,53 @@ def test_a_parameter_that_is_none_is_refused_at_once(machine, start, word):
     assert not machine.calls
 
 
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("steps=abc", "steps is 'abc'; give a whole number"),
+        ("steps=1.5", "steps is '1.5'; give a whole number"),
+        ("seed=", "seed is ''; give a whole number"),
+        ("lora_alpha=much", "lora_alpha is 'much'; give a number"),
+        ("heldout_fraction=nan", "heldout_fraction is 'nan'; give a number"),
+    ],
+)
+def test_a_value_of_another_type_than_the_parameters_is_one_line(machine, start, word, said):
+    assert start("up", word) == (1, "", f"error: {said}\n")
+    assert not machine.calls
+
+
+def test_a_text_that_looks_like_something_else_reaches_kfp_as_the_text_that_it_is(machine):
+    words = ["model_name=2024", "text_field=true", 'user_symbols=["a"]', "tokenizer_algorithm=bpe", "lora_alpha=8"]
+    run_id = submission.submit(machine.kfp.address, "first", words)
+    assert machine.kfp.runs[run_id]["runtime_config"]["parameters"] == {
+        "model_name": "2024",
+        "text_field": "true",
+        "user_symbols": '["a"]',
+        "tokenizer_algorithm": "bpe",
+        "lora_alpha": 8,
+    }
+
+
+@pytest.mark.usefixtures("kfp_command_left_out")
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("Warning: not what you think", "get secret mlpipeline-minio-artifact -o json printed no JSON object"),
+        ("[]", "get secret mlpipeline-minio-artifact -o json printed no JSON object"),
+        ("{}", "the secret mlpipeline-minio-artifact in kubeflow has no accesskey and no secretkey"),
+        ('{"data": {"accesskey": "!"}}', "mlpipeline-minio-artifact in kubeflow has no accesskey and no secretkey"),
+        ('{"data": {"accesskey": "YQ=="}}', "the secret mlpipeline-minio-artifact in kubeflow has no secretkey"),
+    ],
+)
+def test_what_kubectl_says_that_is_not_what_was_asked_for_is_one_line(machine, start, said, told):
+    machine.install_kfp()
+    machine.change(say={"get secret mlpipeline-minio-artifact": said, "get pods -o json": said})
+    status, _, err = start("up", "--name", "first")
+    assert status == 1
+    assert told in err.splitlines()[-3]
+    assert "Traceback" not in err
+
+
 @pytest.mark.usefixtures("kfp_command_left_out")
 @pytest.mark.parametrize(
     ("step", "message"),
