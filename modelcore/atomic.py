@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from modelcore.errors import InputError
+from modelcore.errors import InputError, TakenError
 
 _FULL = re.compile(r"No space left on device|Disk quota exceeded|disk is full|\d+ requested and \d+ written")
 # What tempfile makes of the prefix and suffix below.
@@ -81,7 +81,8 @@ def atomic_directory(path: Path, replace: bool = True) -> Iterator[Path]:
         replace: Whether what stands there may be replaced; else only an empty folder is.
 
     Raises:
-        InputError: If the disk is full, or something stands at ``path`` that may not be replaced.
+        InputError: If the disk is full.
+        TakenError: If something stands at ``path`` that may not be replaced.
     """
     path = Path(os.path.realpath(path))  # a link stays one
     with _readable_disk_errors(path):
@@ -193,7 +194,7 @@ def _put_in_place(fresh: Path, path: Path, replace: bool = True) -> None:
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 raise
-            raise InputError(f"something else came to stand at {path} meanwhile; it is left as it is") from None
+            raise TakenError(f"something else came to stand at {path} meanwhile; it is left as it is") from None
     sync(path.parent)
 
 

@@ -14,6 +14,10 @@ class InputError(ValueError):
     """
 
 
+class TakenError(InputError):
+    """Something else stands where something was to be written; trying again does not help, another place does."""
+
+
 class ConversionError(RuntimeError):
     """A converted model does not compute what its source does; nothing of it was kept."""
 

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from modelcore.atomic import atomic_directory, resumable_directory
-from modelcore.errors import InputError
+from modelcore.errors import InputError, TakenError
 from modelcore.files import file_digest
 from modelcore.s3.client import client, one_line_errors, patiently
 
@@ -130,7 +130,8 @@ def upload_directory(folder: Path, uri: str | Path, claim: str = "") -> None:
             only if it has that file, and on S3 the file goes first: of two folders that come at once one is refused.
 
     Raises:
-        InputError: If S3 refuses or cannot be reached, the disk is full, or ``uri`` belongs to another folder.
+        InputError: If S3 refuses or cannot be reached, or the disk is full.
+        TakenError: If ``uri`` belongs to another folder.
     """
     folder = Path(folder)
     if not is_remote(uri):
@@ -145,7 +146,7 @@ def upload_directory(folder: Path, uri: str | Path, claim: str = "") -> None:
     manifest = folder / MANIFEST
     with one_line_errors(uri):
         if claim and not s3.claim(folder / claim, bucket, keys[folder / claim]):
-            raise InputError(f"{uri}: something else came to stand there meanwhile; it is left as it is")
+            raise TakenError(f"{uri}: something else came to stand there meanwhile; it is left as it is")
         s3.upload(
             [(file, keys[file]) for file in keys if file.is_file() and file != manifest],
             bucket,

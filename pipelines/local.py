@@ -21,7 +21,7 @@ from typing import Any
 
 from modelcore import logs, threads, tracking
 from modelcore.atomic import disk_is_full, write_json
-from modelcore.errors import InputError, first_line
+from modelcore.errors import InputError, TakenError, first_line
 from modelcore.interrupts import Interrupts
 from modelcore.relay import Relay
 from modelcore.stages.stage import StageSummary
@@ -204,10 +204,12 @@ def main(arguments: list[str] | None = None) -> int:
         options, defaults = vars(parser.parse_args(arguments)), vars(parser.parse_args([]))
         runs, name = Path(options.pop("runs")).absolute(), options.pop("name") or _new_name()
         place, kind = options.pop("publish"), options.pop("runner", DEFAULT_RUNNER)
+        run_folder.check_name(name)
         if place and publishing.is_finished(runs / name):
-            run_folder.check_name(name)
             publishing.check_again(runs / name, place)
-            run_folder.remove_work(runs / name)
+            run_folder.finish(runs, name)
+        elif run_folder.finish(runs, name):  # all of the run but its last moment had been before
+            sys.stderr.write(f"run {name} is complete: {_shown(runs / name)}\n")
         else:
             run = LocalRun(runs, name, options, defaults, started, RUNNERS[kind](), place)
             if status := run.run(pipeline, interrupts):
@@ -230,14 +232,21 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _publish(runs: Path, name: str, place: str, interrupts: Interrupts) -> None:
     """Copies a finished run; what stops it is told together with the command that goes on with it."""
-    again = make_line(name, _own_runs(runs), {"publish": place}, {"publish": ""})
+
+    def line(place: str) -> str:
+        return make_line(name, _own_runs(runs), {"publish": place}, {"publish": ""})
+
     interrupts.heed()
     try:
         sys.stdout.write(f"published     {publishing.publish(runs / name, place)}\n")
+    except TakenError as error:
+        raise InputError(
+            f"the run is complete, but not published: {error}; publish it elsewhere: {line('ANOTHER-PLACE')}"
+        ) from error
     except InputError as error:
-        raise InputError(f"the run is complete, but not published: {error}; publish it with: {again}") from error
+        raise InputError(f"the run is complete, but not published: {error}; publish it with: {line(place)}") from error
     except KeyboardInterrupt:
-        sys.stderr.write(f"the run is complete, but not published; go on with: {again}\n")
+        sys.stderr.write(f"the run is complete, but not published; go on with: {line(place)}\n")
         raise
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from modelcore import storage
 from modelcore.atomic import write_json
-from modelcore.errors import InputError
+from modelcore.errors import InputError, TakenError
 from modelcore.files import file_digest, read_json
 from modelcore.stages import outputs
 from pipelines import run_folder
@@ -21,12 +21,13 @@ def check(uri: str, name: str, folder: Path | None = None) -> None:
         folder: The run's folder, where it is known: no copy can be in there.
 
     Raises:
-        InputError: If something of that name is there, or the place cannot be written.
+        InputError: If the place cannot be written.
+        TakenError: If something of that name is there.
     """
     place = address(uri, name)
     _check_place(place, folder)
     if storage.exists(place) and (storage.list_children(place) or Path(place).is_file()):
-        raise InputError(f"publish: there is something at {place} already; choose another NAME, or another place")
+        raise TakenError(f"publish: there is something at {place} already; choose another NAME, or another place")
     if storage.is_remote(uri):
         storage.check_writable(uri)
 
@@ -37,7 +38,8 @@ def check_again(folder: Path, uri: str) -> None:
     A run is known again by its ``run.json``, which is the first file of it that comes to S3.
 
     Raises:
-        InputError: If something else of that name is there, or the place cannot be written.
+        InputError: If the place cannot be written, or holds files that are not the run's.
+        TakenError: If something else of that name is there.
     """
     place = address(uri, folder.name)
     _check_place(place, folder)
@@ -59,7 +61,8 @@ def publish(folder: Path, uri: str) -> str:
         Where the copy is.
 
     Raises:
-        InputError: If the place cannot be written, or something else is there.
+        InputError: If the place cannot be written.
+        TakenError: If something else is there.
     """
     place = address(uri, folder.name)
     check_again(folder, uri)

@@ -96,15 +96,21 @@ def only_one(folder: Path) -> Iterator[None]:
         yield
 
 
-def remove_work(folder: Path) -> None:
-    """Removes what a run left that was killed when it was complete, but had not removed its work yet.
+def finish(runs: Path, name: str) -> bool:
+    """Does what a run had not done yet that was killed when its outputs were complete; whether there was any.
 
     Raises:
         InputError: If it is under way still.
     """
-    if (folder / WORK).exists():
-        with only_one(folder):
-            shutil.rmtree(folder / WORK)
+    folder = runs / name
+    if not (folder / DONE).exists() or not (folder / WORK).exists():
+        return False
+    with only_one(folder):
+        newest = runs / LATEST / DONE
+        if not newest.exists() or newest.stat().st_mtime <= (folder / DONE).stat().st_mtime:
+            point_latest(runs, name)
+        shutil.rmtree(folder / WORK)
+    return True
 
 
 def first_without_summary(root: Path) -> str | None:

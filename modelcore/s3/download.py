@@ -13,12 +13,14 @@ from pathlib import Path, PurePosixPath
 from modelcore.errors import InputError, first_line
 from modelcore.progress import Progress
 from modelcore.s3.checksums import known, known_from
-from modelcore.s3.client import PART, DamagedError, Workers, client, one_line_errors
+from modelcore.s3.client import PART, DamagedError, Workers, client, error_code, one_line_errors
 
 logger = logging.getLogger(__name__)
 
 _UNFINISHED = ".part"
 _PIECE = 1 << 18
+# Codes of a server's answer to GET with If-Match; some say of a deleted object too that the condition is not met.
+_REPLACED = {"PreconditionFailed", "412", "NoSuchKey", "404"}
 
 
 @dataclass(frozen=True)
@@ -69,13 +71,13 @@ def download(objects: dict[PurePosixPath, Listed], folder: Path) -> None:
     with Workers() as workers, Progress("download", total, "byte") as progress:
 
         def fetch(name: PurePosixPath) -> int:
-            with one_line_errors(objects[name].address):
+            with _one_line_errors(objects[name]):
                 return _fetch_small(workers, objects[name], folder / name)
 
         for size in workers.map(fetch, small):
             progress.update(size)
         for name, each in large.items():
-            with one_line_errors(each.address):
+            with _one_line_errors(each):
                 for size in _fetch_large(workers, each, folder / name, _part_file(folder, each)):
                     progress.update(size)
 
@@ -110,7 +112,7 @@ def _fetch_large(workers: Workers, listed: Listed, target: Path, part_file: Path
         return
     told = workers.patiently(listed.address, lambda: known(listed.bucket, listed.key))
     if told is None or told.etag != listed.etag:
-        raise _changed(listed)
+        raise _replaced(listed)
 
     def fetch(start: int) -> bytearray:
         end = min(start + PART, listed.size)
@@ -174,7 +176,25 @@ def _part_file(folder: Path, listed: Listed) -> Path:
     return folder / f".{name}{_UNFINISHED}"
 
 
-def _changed(listed: Listed) -> InputError:
+@contextlib.contextmanager
+def _one_line_errors(listed: Listed) -> Iterator[None]:
+    """As that of the client; where the object is no longer what was listed, the line says what became of it."""
+    with one_line_errors(listed.address):
+        from botocore.exceptions import ClientError
+
+        try:
+            yield
+        except ClientError as error:
+            if error_code(error) not in _REPLACED:
+                raise
+            raise _replaced(listed) from error
+
+
+def _replaced(listed: Listed) -> InputError:
+    if known(listed.bucket, listed.key) is None:
+        return InputError(
+            f"{listed.address}: the object was deleted while it was being read; run again to read what is there now"
+        )
     return InputError(
         f"{listed.address}: the object changed while it was being read; run again to read it as it is now"
     )

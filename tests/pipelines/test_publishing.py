@@ -140,6 +140,44 @@ def test_a_run_killed_before_its_work_was_removed_is_published(run, place, tmp_p
     assert there(place, tmp_path / "back") == content(run)
 
 
+@pytest.mark.parametrize("publish", [True, False])
+@pytest.mark.parametrize("newer", [True, False])
+def test_a_run_killed_before_it_was_the_latest_is_so_after_the_same_command(run, tmp_path, newer, publish, capsys):
+    (run / run_folder.WORK).mkdir()
+    another = run.with_name("another")
+    shutil.copytree(run, another)
+    finished = (run / "run.json").stat().st_mtime + (10 if newer else -10)
+    os.utime(another / "run.json", (finished, finished))
+    run_folder.point_latest(run.parent, "another")
+    options = ["--publish", str(tmp_path / "there")] if publish else []
+    assert local.main(["--runs", str(run.parent), "--name", "mine", *options]) == 0
+    assert (run.parent / "latest").readlink().name == ("another" if newer else "mine")
+    assert not (run / run_folder.WORK).exists()
+    said = capsys.readouterr()
+    assert said.out == (f"published     {tmp_path}/there/mine\n" if publish else "")
+    assert said.err == ("" if publish else f"run mine is complete: {run}\n")
+
+
+def test_a_run_refused_at_the_last_moment_is_told_to_go_elsewhere(run, other, place, tmp_path, monkeypatch, capsys):
+    check, checks = publishing.check_again, []
+
+    def check_and_let_another_in(folder, uri):
+        check(folder, uri)
+        checks.append(folder)
+        if len(checks) == 2:  # before the command's work, and right before the copy
+            storage.upload_directory(other, f"{place}/mine")
+
+    monkeypatch.setattr(publishing, "check_again", check_and_let_another_in)
+    assert publish_by_command(run, place) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "not published: " in line
+    assert "something else came to stand" in line
+    assert line.endswith(
+        f'; publish it elsewhere: make pipeline NAME=mine RUNS={run.parent} ARGS="--publish=ANOTHER-PLACE"'
+    )
+    assert there(place, tmp_path / "back") == content(other)
+
+
 def test_a_run_whose_last_moments_are_under_way_is_left_alone(run, tmp_path, capsys):
     with run_folder.only_one(run):
         assert publish_by_command(run, str(tmp_path / "there")) == 1

@@ -172,6 +172,44 @@ class TestFaultsThatStay:
         storage.download_directory(uri, tmp_path / "back")
         assert (tmp_path / "back" / "large.bin").read_bytes() == noise(SIZE, seed=1)
 
+    @pytest.mark.parametrize(("key", "asked"), [("a.txt", 0), ("large.bin", 0), ("large.bin", 1)])
+    def test_an_object_that_is_deleted_while_it_is_read(
+        self, uri, folder, s3_proxy, s3_bucket, tmp_path, s3_server, key, asked
+    ):
+        storage.upload_directory(folder, uri)
+        requests = iter(range(10))
+
+        def delete_it(request):
+            if (is_small_get(request) or is_range(request)) and request.path.endswith(key) and next(requests) == asked:
+                s3_server.client().delete_object(Bucket=s3_bucket, Key=f"folder/{key}")
+            return False
+
+        s3_proxy.fail(Lost(), when=delete_it)
+        self.refused(
+            rf"^s3://.*/folder/{key}: the object was deleted while it was being read; run again",
+            storage.download_directory,
+            uri,
+            tmp_path / "back",
+        )
+        s3_proxy.forget()
+        storage.download_directory(uri, tmp_path / "back")
+        assert content(tmp_path / "back").keys() == content(folder).keys() - {key}
+
+    def test_an_object_that_is_deleted_before_its_first_byte_is_asked_for(
+        self, uri, folder, s3_proxy, s3_bucket, tmp_path, s3_server
+    ):
+        storage.upload_directory(folder, uri)
+
+        def delete_it(request):
+            if is_small_get(request):
+                s3_server.client().delete_object(Bucket=s3_bucket, Key="folder/large.bin")
+            return False
+
+        s3_proxy.fail(Lost(), when=delete_it)
+        self.refused(
+            "large.bin: the object was deleted while it was being read", storage.download_directory, uri, tmp_path / "b"
+        )
+
     def test_a_disk_that_others_fill_meanwhile(self, uri, folder, s3_proxy, small_disk):
         storage.upload_directory(folder, uri)
 
