@@ -120,6 +120,7 @@ def _add_validate_data(commands: Commands) -> None:
             text_field=options.text_field,
             heldout_fraction=options.heldout_fraction,
             max_bad_fraction=options.max_bad_fraction,
+            engine=options.engine,
         )
         return _done(options.out, result.results)
 
@@ -130,6 +131,7 @@ def _add_validate_data(commands: Commands) -> None:
     parser.add_argument("--text-field", default="text", help="field that holds the text in .jsonl and .parquet")
     parser.add_argument("--heldout-fraction", type=float, default=0.05, help="share to split off")
     parser.add_argument("--max-bad-fraction", type=float, default=0.05, help="largest share of bad documents")
+    _add_engine(parser)
 
 
 def _add_train_tokenizer(commands: Commands) -> None:
@@ -160,7 +162,11 @@ def _add_tokenize(commands: Commands) -> None:
         from modelcore.stages.tokenize_corpus import tokenize_corpus
 
         result = tokenize_corpus(
-            corpus=options.corpus, heldout=options.heldout, tokenizer=options.tokenizer, out=options.out
+            corpus=options.corpus,
+            heldout=options.heldout,
+            tokenizer=options.tokenizer,
+            out=options.out,
+            engine=options.engine,
         )
         return _done(options.out, result.results)
 
@@ -171,6 +177,13 @@ def _add_tokenize(commands: Commands) -> None:
         "--tokenizer", type=Path, required=True, help="folder of a tokenizer: train-tokenizer's, LLaMA's or GPT-2's"
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for the shards")
+    _add_engine(parser)
+
+
+def _add_engine(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--engine", choices=("local", "spark"), default="local", help="who does the work; the result is the same"
+    )
 
 
 def _add_pretrain(commands: Commands) -> None:

@@ -69,17 +69,17 @@ def encode_documents(
     Raises:
         InputError: If memory does not suffice for that many processes.
     """
-    batches = _batches(texts)
+    batches = batches_of(texts)
     cores = available_cores()
     if tokenizer.releases_gil and 1 < cores <= MOST_THREADS:
         with ThreadPoolExecutor(cores) as threads:
             yield from _in_order(
-                lambda batch, size: threads.submit(_encode, batch, size, tokenizer, dtype), batches, cores
+                lambda batch, size: threads.submit(encode_batch, batch, size, tokenizer, dtype), batches, cores
             )
         return
     encoded = 0
     for batch, size in batches:
-        yield _encode(batch, size, tokenizer, dtype)
+        yield encode_batch(batch, size, tokenizer, dtype)
         encoded += size
         if encoded >= LARGE_BYTES:
             break
@@ -91,7 +91,7 @@ def encode_documents(
     if processes > 1:
         yield from _encode_in_processes(batches, tokenizer, dtype, processes)
     else:
-        yield from (_encode(batch, size, tokenizer, dtype) for batch, size in batches)
+        yield from (encode_batch(batch, size, tokenizer, dtype) for batch, size in batches)
 
 
 def _encode_in_processes(
@@ -159,15 +159,16 @@ def _end_with_parent() -> None:
 
 
 def _encode_in_worker(texts: list[str], size: int, dtype: npt.DTypeLike) -> EncodedBatch:
-    return _encode(texts, size, _worker_tokenizer, dtype)
+    return encode_batch(texts, size, _worker_tokenizer, dtype)
 
 
-def _encode(texts: list[str], size: int, tokenizer: Tokenizer, dtype: npt.DTypeLike) -> EncodedBatch:
+def encode_batch(texts: list[str], size: int, tokenizer: Tokenizer, dtype: npt.DTypeLike) -> EncodedBatch:
+    """Encodes some documents of ``size`` bytes, here."""
     ids, lengths = tokenizer.encode_batch(texts, bos=tokenizer.adds_bos, eos=True)
     return EncodedBatch(ids.astype(dtype), lengths, size)
 
 
-def _batches(texts: Iterable[str]) -> Iterator[tuple[list[str], int]]:
+def batches_of(texts: Iterable[str]) -> Iterator[tuple[list[str], int]]:
     """Groups documents until a group has BATCH_BYTES of UTF-8; yields each with its size in bytes."""
     batch: list[str] = []
     size = 0

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from modelcore.data.duplicates import FirstDocuments
 from modelcore.data.heldout import Overlap
@@ -40,7 +40,12 @@ def document_id(record: Record) -> str:
     Characters that mean something in HTML are written as in a URL, because Data Docs put names into their pages as
     they are.
     """
-    return f"{record.source.translate(_HTML_CHARACTERS)}:{record.row}"
+    return f"{document_source(record.source)}:{record.row}"
+
+
+def document_source(source: str) -> str:
+    """How a file is named in the name of a document."""
+    return source.translate(_HTML_CHARACTERS)
 
 
 def collect_facts(records: Iterable[Record], overlap: Overlap | None = None) -> Iterator[pd.DataFrame]:
@@ -54,30 +59,51 @@ def collect_facts(records: Iterable[Record], overlap: Overlap | None = None) -> 
     Yields:
         One row a record, with the columns of COLUMNS.
     """
+    rows = (facts_of(record, overlap) for record in records)
+    yield from fact_tables(rows, FirstDocuments(), with_overlap=overlap is not None)
+
+
+class Duplicates(Protocol):
+    """Tells of documents, as they come, which earlier one had the same text."""
+
+    def add(self, documents: Sequence[str], digests: Sequence[str]) -> list[str | None]:
+        """As :meth:`modelcore.data.duplicates.FirstDocuments.add`."""
+
+
+def fact_tables(
+    facts: Iterable[dict[str, Any]], duplicates: Duplicates, *, with_overlap: bool
+) -> Iterator[pd.DataFrame]:
+    """Tables of at most TABLE_ROWS rows, one at least, which may be empty, of the facts of single documents.
+
+    Args:
+        facts: What :func:`facts_of` gave, in the documents' order.
+        duplicates: Told of every document that has a text.
+        with_overlap: Whether the facts are of held-out documents, with ``training_overlap``.
+    """
     import pandas as pd
 
-    types: dict[str, Any] = COLUMNS | ({OVERLAP: "Float64"} if overlap is not None else {})
-    stream = iter(records)
-    seen = FirstDocuments()
+    types: dict[str, Any] = COLUMNS | ({OVERLAP: "Float64"} if with_overlap else {})
+    stream = iter(facts)
     with Progress("validate", None, "document") as progress:
-        first: Record | None = next(stream, None)
+        first = next(stream, None)
         if first is None:
             yield pd.DataFrame(columns=list(types)).astype(types)
         while first is not None:
             of_table = islice(chain([first], stream), TABLE_ROWS)
             chunks = []
-            while rows := [_facts(record, overlap) for record in islice(of_table, ROWS_AT_ONCE)]:
+            while rows := list(islice(of_table, ROWS_AT_ONCE)):
                 chunks.append(pd.DataFrame(rows, columns=list(types)).astype(types))
                 progress.update(len(rows))
             table = pd.concat(chunks, ignore_index=True)
             with_text = table[table["sha256"].notna()]
-            same = seen.add(with_text["document"].tolist(), with_text["sha256"].tolist())
+            same = duplicates.add(with_text["document"].tolist(), with_text["sha256"].tolist())
             table["duplicate_of"] = pd.Series(same, index=with_text.index, dtype="str").reindex(table.index)
             yield table
             first = next(stream, None)
 
 
-def _facts(record: Record, overlap: Overlap | None) -> dict[str, Any]:
+def facts_of(record: Record, overlap: Overlap | None = None) -> dict[str, Any]:
+    """The facts of one document, by the names of COLUMNS, but for ``duplicate_of``; those that it has."""
     facts: dict[str, Any] = {"document": document_id(record)}
     text = record.text
     if text is None:

@@ -25,14 +25,19 @@ def choose_documents(documents: Iterable[tuple[str, str]], fraction: float) -> s
     Returns:
         The names of those that are chosen.
     """
-    limit, chosen = int(fraction * 2**64), set()
+    chosen = set()
     nearest = ("", "")
     for name, digest in documents:
-        if int(digest[:16], 16) < limit:
+        if is_chosen(digest, fraction):
             chosen.add(name)
         if not nearest[0] or digest < nearest[0]:
             nearest = digest, name
     return chosen or {nearest[1]} - {""}
+
+
+def is_chosen(digest: str, fraction: float) -> bool:
+    """Whether the SHA-256 of a text, in hexadecimal, as a fraction of the largest possible one lies below another."""
+    return int(digest[:16], 16) < int(fraction * 2**64)
 
 
 def cut_tail(text: str, fraction: float) -> tuple[str, str]:
@@ -61,13 +66,31 @@ class Overlap:
     """
 
     def __init__(self, heldout: Iterable[str], training: Iterable[str]) -> None:
-        self._lines = _distinct(_hashes(text) for text in heldout)
-        self._shared = np.zeros(len(self._lines), dtype=bool)
+        self._lines = distinct_lines(heldout)
+        self._shared = self._found(training)
+
+    @classmethod
+    def of(cls, lines: npt.NDArray[np.int64], trainings: Iterable[npt.NDArray[np.bool_]]) -> Overlap:
+        """The same, from what was found out in parts, by processes in which Python's ``hash`` gives the same.
+
+        Args:
+            lines: The union of what :func:`distinct_lines` gave, sorted.
+            trainings: What :func:`shared_lines` gave of each part of the training documents.
+        """
+        overlap = cls((), ())
+        overlap._lines, overlap._shared = lines, np.zeros(len(lines), dtype=bool)
+        for shared in trainings:
+            overlap._shared |= shared
+        return overlap
+
+    def _found(self, training: Iterable[str]) -> npt.NDArray[np.bool_]:
+        found = np.zeros(len(self._lines), dtype=bool)
         if len(self._lines):
             for text in training:
                 hashes = _hashes(text)
                 places = self._places(hashes)
-                self._shared[places[self._lines[places] == hashes]] = True
+                found[places[self._lines[places] == hashes]] = True
+        return found
 
     def fraction(self, text: str) -> float:
         """The part of a held-out document's lines that stands in the training corpus, 0 to 1."""
@@ -79,13 +102,19 @@ class Overlap:
         return places
 
 
+def shared_lines(lines: npt.NDArray[np.int64], training: Iterable[str]) -> npt.NDArray[np.bool_]:
+    """Which of the held-out text's ``lines`` stand in some training documents."""
+    return Overlap.of(lines, ())._found(training)
+
+
+def distinct_lines(texts: Iterable[str]) -> npt.NDArray[np.int64]:
+    """The different lines of some held-out documents, as Python's ``hash`` of each, sorted."""
+    every = array("q")
+    for text in texts:
+        every.frombytes(_hashes(text).tobytes())
+    return np.unique(np.frombuffer(every, dtype=np.int64))
+
+
 def _hashes(text: str) -> npt.NDArray[np.int64]:
     lines = [line for line in map(str.strip, text.split("\n")) if len(line) >= LONG_LINE] or [text.strip()]
     return np.fromiter(map(hash, lines), dtype=np.int64, count=len(lines))
-
-
-def _distinct(hashes: Iterable[npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
-    every = array("q")
-    for of_text in hashes:
-        every.frombytes(of_text.tobytes())
-    return np.unique(np.frombuffer(every, dtype=np.int64))

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from modelcore.data.sources import PREVIEW_CHARACTERS, Record
 from modelcore.data.validation import Fault
@@ -54,12 +54,21 @@ class Quarantine:
             "details": [fault.detail or record.detail for fault in faults],
             "preview": record.preview if record.text is None else record.text[:PREVIEW_CHARACTERS],
         }
+        self._add(line)
+
+    def take(self, folder: Path) -> None:
+        """Adds the documents of another quarantine, whose folder is given."""
+        with open(folder / FILE, encoding="utf-8") as lines:
+            for line in lines:
+                self._add(json.loads(line))
+
+    def _add(self, line: dict[str, Any]) -> None:
         if self.rows < self._NAMED:
-            why = ", ".join(fault.detail or record.detail or fault.reason for fault in faults)
-            self._named.append(f"{record.source}:{record.row} ({why})")
+            why = ", ".join(detail or reason for detail, reason in zip(line["details"], line["reasons"], strict=True))
+            self._named.append(f"{line['source']}:{line['row']} ({why})")
         self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
         self.rows += 1
-        self.reasons.update(fault.reason for fault in faults)
+        self.reasons.update(line["reasons"])
 
     def summary(self) -> str:
         """The first few documents, each with what is wrong with it, and how many more there are; in one line."""

@@ -18,7 +18,7 @@ import contextlib
 import hashlib
 import mmap
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -244,20 +244,38 @@ def write_tokens(
     Raises:
         InputError: If a split has no document, or the disk is full.
     """
+    texts: dict[Split, Iterable[str]] = {"train": train, "heldout": heldout}
+    write_token_folder(
+        folder,
+        tokenizer,
+        lambda fresh, split, dtype: _write_split(fresh, split, texts[split], tokenizer, dtype, shard_tokens),
+    )
+
+
+def write_token_folder(
+    folder: Path, tokenizer: Tokenizer, write_split: Callable[[Path, Split, str], SplitMeta]
+) -> None:
+    """Makes a token folder, which takes its place when it is complete, of splits that somebody else writes.
+
+    Args:
+        folder: Where the token folder belongs; replaced if it exists.
+        tokenizer: What makes the ids; a copy of it goes into the folder.
+        write_split: Writes a split into the folder given and describes it; is told the ids' data type.
+
+    Raises:
+        InputError: If a split has no document, or the disk is full.
+    """
     with atomic_directory(Path(folder)) as fresh:
         tokenizer.save(fresh)
         dtype = "<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4"
-        splits: tuple[tuple[Split, Iterable[str]], ...] = (("train", train), ("heldout", heldout))
+        splits: tuple[Split, ...] = ("train", "heldout")
         meta: dict[str, Any] = {
             "format": FORMAT,
             "version": VERSION,
             "dtype": dtype,
             "vocab_size": tokenizer.vocab_size,
             "tokenizer_digest": tokenizer.digest,
-            "splits": {
-                split: asdict(_write_split(fresh, split, texts, tokenizer, dtype, shard_tokens))
-                for split, texts in splits
-            },
+            "splits": {split: asdict(write_split(fresh, split, dtype)) for split in splits},
         }
         write_json(fresh / "meta.json", meta)
 
@@ -267,10 +285,9 @@ def _write_split(
 ) -> SplitMeta:
     (folder / split).mkdir()
     text_bytes = 0
-    bounds_file = folder / split / "bounds.npy"
     with (
         _ShardWriter(folder, split, shard_tokens * np.dtype(dtype).itemsize) as writer,
-        _BoundsWriter(bounds_file) as bounds,
+        BoundsWriter(folder, split) as bounds,
         Progress(f"tokenize {split}", None, "B") as progress,
     ):
         for batch in encode_documents(texts, tokenizer, dtype):
@@ -278,22 +295,24 @@ def _write_split(
             bounds.write(batch.lengths)
             text_bytes += batch.text_bytes
             progress.update(batch.text_bytes)
-    if not bounds.documents:
-        raise InputError(f"the {split} corpus holds no document; give at least one")
-    described = ShardFile(f"{split}/bounds.npy", bounds_file.stat().st_size, file_digest(bounds_file))
-    return SplitMeta(bounds.documents, bounds.tokens, text_bytes, writer.files, described)
+    return bounds.describe(text_bytes, writer.files)
 
 
-class _BoundsWriter:
+class BoundsWriter:
     """Writes where each document begins, as the .npy file that ``np.save`` would make of all of it, as lengths come.
+
+    Args:
+        folder: The token folder.
+        split: The split, whose folder is there.
 
     Attributes:
         documents: Documents so far.
         tokens: Their tokens.
     """
 
-    def __init__(self, file: Path) -> None:
-        self._file = open(file, "wb")  # noqa: SIM115  closed by __exit__
+    def __init__(self, folder: Path, split: Split) -> None:
+        self._path, self._split = folder / split / "bounds.npy", split
+        self._file = open(self._path, "wb")  # noqa: SIM115  closed by __exit__
         self.documents = self.tokens = 0
 
     def __enter__(self) -> Self:
@@ -314,6 +333,21 @@ class _BoundsWriter:
         self._file.write((self.tokens + lengths.cumsum()).tobytes())
         self.documents += len(lengths)
         self.tokens += int(lengths.sum())
+
+    def describe(self, text_bytes: int, shards: list[ShardFile]) -> SplitMeta:
+        """What meta.json says of the split, once this writer is closed.
+
+        Args:
+            text_bytes: UTF-8 bytes of all documents.
+            shards: The token files.
+
+        Raises:
+            InputError: If there was no document.
+        """
+        if not self.documents:
+            raise InputError(f"the {self._split} corpus holds no document; give at least one")
+        described = ShardFile(f"{self._split}/bounds.npy", self._path.stat().st_size, file_digest(self._path))
+        return SplitMeta(self.documents, self.tokens, text_bytes, shards, described)
 
     def _write_header(self) -> None:
         # NumPy leaves room in a header for any length, so the last one takes no more of the file than the first.

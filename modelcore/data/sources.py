@@ -61,7 +61,7 @@ def corpus_files(path: Path) -> list[Path]:
     """
     path = Path(path)
     if path.is_file():
-        if _format(path) is None:
+        if file_format(path) is None:
             raise InputError(f"{path} is of no kind that can be read; {_supported()}")
         return [path]
     if not path.is_dir():
@@ -71,8 +71,8 @@ def corpus_files(path: Path) -> list[Path]:
         for file in path.rglob("*")
         if file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts)
     )
-    others = Counter("".join(name.suffixes[-2:]) or name.name for name in names if _format(name) is None)
-    files = [path / name for name in names if _format(name) is not None]
+    others = Counter("".join(name.suffixes[-2:]) or name.name for name in names if file_format(name) is None)
+    files = [path / name for name in names if file_format(name) is not None]
     counted = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(5))
     if not files:
         raise InputError(f"{path} holds no text{f' (only {counted})' if counted else ''}; {_supported()}")
@@ -93,16 +93,48 @@ def read_records(path: Path, text_field: str = "text") -> Iterator[Record]:
     """
     root = Path(path)
     for file in corpus_files(root):
-        source = file.relative_to(root).as_posix() if file != root else file.name
-        source = os.fsencode(source).decode("utf-8", "backslashreplace")  # a name may be any bytes
-        row = 0
-        try:
-            for record in _read_file(file, source, text_field):
-                row = record.row
-                yield record
-        except _damage_errors() as error:
-            detail = f"the file cannot be read on from here: {first_line(error)}"
-            yield Record(source, row + 1, file.stat().st_size, None, "damaged", detail)
+        yield from read_piece(Piece(file, source_name(root, file)), text_field)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A file of a corpus, or a part of one that can be read without what comes before it.
+
+    Attributes:
+        file: The file.
+        source: How its records name it.
+        row: The first record's row.
+        begin: Where the part begins: a byte of a .txt or .jsonl file, a row group of a .parquet file.
+        end: Where it ends, in the same unit; None for the end of the file.
+    """
+
+    file: Path
+    source: str
+    row: int = 1
+    begin: int = 0
+    end: int | None = None
+
+
+def source_name(root: Path, file: Path) -> str:
+    """How records name a file of the corpus ``root``: by its path below it."""
+    source = file.relative_to(root).as_posix() if file != root else file.name
+    return os.fsencode(source).decode("utf-8", "backslashreplace")  # a name may be any bytes
+
+
+def read_piece(piece: Piece, text_field: str = "text") -> Iterator[Record]:
+    """Reads every record of a file or a part of one; damage is the last record.
+
+    Raises:
+        InputError: If a parquet file has no such column of text at all.
+    """
+    row = piece.row - 1
+    try:
+        for record in _read_file(piece, text_field):
+            row = record.row
+            yield record
+    except _damage_errors() as error:
+        detail = f"the file cannot be read on from here: {first_line(error)}"
+        yield Record(piece.source, row + 1, piece.file.stat().st_size, None, "damaged", detail)
 
 
 def read_texts(path: Path, text_field: str = "text") -> Iterator[str]:
@@ -116,7 +148,20 @@ def read_texts(path: Path, text_field: str = "text") -> Iterator[str]:
         InputError: At the first record with a problem, naming its file and line; or if there is no text at all.
     """
     empty = True
-    for record in read_records(path, text_field):
+    for text in clean_texts(read_records(path, text_field)):
+        empty = False
+        yield text
+    if empty:
+        raise InputError(f"{path} holds no text: every file is empty or blank")
+
+
+def clean_texts(records: Iterator[Record]) -> Iterator[str]:
+    """The texts of records that are expected to be clean; blank ones are left out.
+
+    Raises:
+        InputError: At the first record with a problem, naming its file and line.
+    """
+    for record in records:
         where = f"{record.source}:{record.row}"
         if record.text is None:
             raise InputError(f"{where}: {record.detail}; mend it, or let the stage validate_data set such rows aside")
@@ -126,27 +171,26 @@ def read_texts(path: Path, text_field: str = "text") -> Iterator[str]:
                 f"{where}: NUL byte in line {line} of the text; mend it, or let the stage validate_data set it aside"
             )
         if not record.text.isspace() and record.text:
-            empty = False
             yield record.text
-    if empty:
-        raise InputError(f"{path} holds no text: every file is empty or blank")
 
 
-def _read_file(file: Path, source: str, text_field: str) -> Iterator[Record]:
-    kind = _format(file)
+def _read_file(piece: Piece, text_field: str) -> Iterator[Record]:
+    kind = file_format(piece.file)
     if kind == ".parquet":
-        yield from _read_parquet(file, source, text_field)
+        yield from _read_parquet(piece, text_field)
         return
-    with _open(file) as handle:
+    with _open(piece.file) as handle:
+        if piece.begin:
+            handle.seek(piece.begin)
         if kind == ".txt":
-            yield from _read_txt(handle, source)
+            yield from _read_txt(handle, piece)
         else:
-            yield from _read_jsonl(handle, source, text_field)
+            yield from _read_jsonl(handle, piece, text_field)
 
 
-def _read_txt(handle: IO[bytes], source: str) -> Iterator[Record]:
-    held, row, offset = b"", 1, 0
-    while True:
+def _read_txt(handle: IO[bytes], piece: Piece) -> Iterator[Record]:
+    held, row, offset, source = b"", piece.row, piece.begin, piece.source
+    while piece.end is None or offset < piece.end:
         held += handle.read(MAX_DOCUMENT_BYTES + 1 - len(held))
         if len(held) <= MAX_DOCUMENT_BYTES:  # the rest of the file; for most files, all of it
             if held or offset == 0:
@@ -162,9 +206,9 @@ def _read_txt(handle: IO[bytes], source: str) -> Iterator[Record]:
             row, offset, held = row + 1, offset + size, b""
 
 
-def _read_jsonl(handle: IO[bytes], source: str, text_field: str) -> Iterator[Record]:
-    row = offset = 0
-    while line := handle.readline(MAX_DOCUMENT_BYTES + 1):
+def _read_jsonl(handle: IO[bytes], piece: Piece, text_field: str) -> Iterator[Record]:
+    row, offset, source = piece.row - 1, piece.begin, piece.source
+    while (piece.end is None or offset < piece.end) and (line := handle.readline(MAX_DOCUMENT_BYTES + 1)):
         row += 1
         size = len(line)
         if size > MAX_DOCUMENT_BYTES:
@@ -198,10 +242,11 @@ def _parse_json(line: Record, content: str, text_field: str) -> Record:
     return Record(line.source, line.row, size, text)
 
 
-def _read_parquet(file: Path, source: str, text_field: str) -> Iterator[Record]:
+def _read_parquet(piece: Piece, text_field: str) -> Iterator[Record]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    file, source = piece.file, piece.source
     with pq.ParquetFile(file, buffer_size=1 << 16, pre_buffer=False) as parquet:
         schema = parquet.schema_arrow
         if text_field not in schema.names:
@@ -219,8 +264,9 @@ def _read_parquet(file: Path, source: str, text_field: str) -> Iterator[Record]:
             or pa.types.is_large_binary(kind)
         ):
             raise InputError(f"{file}: the column {text_field!r} is of type {kind}; it must be text")
-        row = 0
-        for batch in parquet.iter_batches(batch_size=64, columns=[text_field]):
+        row = piece.row - 1
+        groups = range(piece.begin, parquet.num_row_groups if piece.end is None else piece.end)
+        for batch in parquet.iter_batches(batch_size=64, row_groups=groups, columns=[text_field]):
             # As bytes, for pyarrow does not check that what a file calls text is UTF-8.
             for value in batch.column(0).cast(pa.large_binary()):
                 row += 1
@@ -300,7 +346,8 @@ def _damage_errors() -> tuple[type[Exception], ...]:
     return tuple(errors)
 
 
-def _format(file: Path) -> str | None:
+def file_format(file: Path) -> str | None:
+    """Which of FORMATS a file is of, by its name; None for another kind."""
     name = file.name.lower()
     for suffix in COMPRESSIONS:
         for kind in FORMATS:

@@ -105,7 +105,8 @@ class Validator:
 
     def __init__(self) -> None:
         os.environ["GX_ANALYTICS_ENABLED"] = "false"  # read when great_expectations is imported
-        with loading():
+        with loading(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of pyspark, which it imports where that is installed
             import great_expectations as gx
 
         self._context = gx.get_context(mode="ephemeral")

@@ -8,8 +8,10 @@ from pathlib import Path
 from modelcore.data.shards import FORMAT, open_split, write_tokens
 from modelcore.data.sources import read_texts
 from modelcore.errors import InputError
+from modelcore.stages.engine import Engine, check_engine
 from modelcore.stages.outputs import Output
 from modelcore.stages.stage import Stage, StageSummary
+from modelcore.stages.work import scratch_beside
 from modelcore.tokenizers import TOKENIZER_FILES, Tokenizer
 
 TOKENS = Output("token folder", "meta.json", FORMAT, (*TOKENIZER_FILES, "train", "heldout"))
@@ -21,6 +23,7 @@ def tokenize_corpus(
     heldout: Path | str,
     tokenizer: Path | str,
     out: Path | str,
+    engine: Engine = "local",
     summary: Path | str | None = None,
 ) -> StageSummary:
     """Turns training and held-out documents into token shards that training maps into memory.
@@ -30,20 +33,31 @@ def tokenize_corpus(
         heldout: Documents to evaluate on, in the same forms.
         tokenizer: A folder with a tokenizer of any kind, or its file; a copy of it goes into ``out``.
         out: The token folder; see :mod:`modelcore.data.shards` for its layout.
+        engine: Who does the work: ``local``, this process, or ``spark``; what is written is the same.
         summary: JSON file for the stage's summary, or None.
 
     Raises:
-        InputError: If a path does not exist, a document cannot be read, or a corpus holds no text.
+        InputError: If a path does not exist, the engine is unknown or not installed, a document cannot be
+            read, or a corpus holds no text.
     """
     corpus, heldout, tokenizer, out = Path(corpus), Path(heldout), Path(tokenizer), Path(out)
     with Stage("tokenize_corpus", {}, outputs={out: TOKENS}, summary=summary) as stage:
         for path in (corpus, heldout, tokenizer):
             if not path.exists():
                 raise InputError(f"{path} does not exist")
+        check_engine(engine)
         outputs = {"tokens": out}
         if not stage.restore(outputs, inputs=[corpus, heldout, tokenizer]):
             started = time.monotonic()
-            write_tokens(out, Tokenizer.load(tokenizer), train=read_texts(corpus), heldout=read_texts(heldout))
+            if engine == "spark":
+                from modelcore.spark.tokenization import write_tokens as write_tokens_on_spark
+
+                with scratch_beside(out, "tokenize_corpus") as scratch:
+                    write_tokens_on_spark(
+                        out, Tokenizer.load(tokenizer), train=corpus, heldout=heldout, scratch=scratch
+                    )
+            else:
+                write_tokens(out, Tokenizer.load(tokenizer), train=read_texts(corpus), heldout=read_texts(heldout))
             seconds = time.monotonic() - started
             train, held = open_split(out, "train"), open_split(out, "heldout")
             stage.results.update(

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +16,10 @@ from modelcore.data.validation import Validator
 from modelcore.data.validation_page import TITLE as PAGE_TITLE
 from modelcore.data.validation_page import render
 from modelcore.errors import InputError
+from modelcore.stages.engine import Engine, check_engine
 from modelcore.stages.outputs import Output
 from modelcore.stages.stage import Stage, StageSummary
-from modelcore.stages.work import downloads
+from modelcore.stages.work import downloads, scratch_beside
 from modelcore.storage import localize
 
 logger = logging.getLogger(__name__)
@@ -47,6 +45,7 @@ def validate_data(
     text_field: str = TEXT_FIELD,
     heldout_fraction: float = HELDOUT_FRACTION,
     max_bad_fraction: float = MAX_BAD_FRACTION,
+    engine: Engine = "local",
     summary: Path | str | None = None,
 ) -> StageSummary:
     """Validates a corpus and separates the clean documents from the bad, and training from held-out text.
@@ -62,6 +61,7 @@ def validate_data(
         text_field: Field (.jsonl) or column (.parquet) that holds the text.
         heldout_fraction: How much to hold out where no ``heldout`` is given, between 0 and 1.
         max_bad_fraction: Largest part of the documents that may be bad, from 0 to 1.
+        engine: Who does the work: ``local``, this process, or ``spark``; what is written is the same.
         summary: JSON file for the stage's summary, or None.
 
     Raises:
@@ -89,7 +89,7 @@ def validate_data(
     }
     with (
         Stage("validate_data", parameters, outputs=written, summary=summary) as stage,
-        _scratch(outputs["train"].parent) as scratch,
+        scratch_beside(outputs["train"], "validate_data") as scratch,
         downloads(outputs["train"]) as downloaded,
     ):
         if not str(corpus):
@@ -98,12 +98,11 @@ def validate_data(
             raise InputError(f"heldout_fraction={heldout_fraction} must lie between 0 and 1")
         if not 0 <= max_bad_fraction <= 1:
             raise InputError(f"max_bad_fraction={max_bad_fraction} must lie from 0 to 1")
+        check_engine(engine)
         corpus_path = localize(corpus, downloaded / "corpus")
         heldout_path = localize(heldout, downloaded / "heldout") if heldout else None
         failure = None
         if not stage.restore(outputs, inputs=[path for path in (corpus_path, heldout_path) if path is not None]):
-            candidates = Path(scratch) / "candidates"
-            candidates.mkdir()
             found, failure = _validate(
                 corpus_path,
                 heldout_path,
@@ -111,7 +110,8 @@ def validate_data(
                 text_field=text_field,
                 heldout_fraction=heldout_fraction,
                 max_bad_fraction=max_bad_fraction,
-                scratch=candidates,
+                scratch=scratch,
+                engine=engine,
             )
             stage.results.update(found)
             if failure is None:
@@ -139,14 +139,6 @@ def validate_data(
     return stage.summary
 
 
-@contextlib.contextmanager
-def _scratch(folder: Path) -> Iterator[str]:
-    """A temporary folder in ``folder``, which is made: where there is room for the outputs, there is for this."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".validate_data.") as scratch:
-        yield scratch
-
-
 class _UnfitError(Exception):
     """The corpus was read to its end and found unfit; the message says why."""
 
@@ -160,9 +152,13 @@ def _validate(
     heldout_fraction: float,
     max_bad_fraction: float,
     scratch: Path,
+    engine: Engine,
 ) -> tuple[dict[str, Any], str | None]:
     """Writes all outputs; or, where the corpus is unfit, quarantine and docs only. Returns figures, and why it is."""
     validator, results, failure = Validator(), dict[str, Any](), None
+    part = separate
+    if engine == "spark":
+        from modelcore.spark.separation import separate as part
     with (
         atomic_directory(outputs["docs"]) as docs,
         atomic_directory(outputs["quarantine"]) as quarantined,
@@ -170,7 +166,7 @@ def _validate(
     ):
         try:  # an unfit corpus leaves the clean documents of an earlier run as they are
             with atomic_directory(outputs["train"]) as train, atomic_directory(outputs["heldout"]) as held:
-                separated = separate(
+                separated = part(
                     corpus,
                     heldout,
                     text_field=text_field,

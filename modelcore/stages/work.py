@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,3 +36,12 @@ def downloads(out: Path) -> Iterator[Path]:
                 shutil.rmtree(complete, ignore_errors=True)
             with contextlib.suppress(OSError):  # it is not empty
                 folder.rmdir()
+
+
+@contextlib.contextmanager
+def scratch_beside(out: Path, stage: str) -> Iterator[Path]:
+    """A temporary folder beside ``out``: where there is room for the outputs, there is for this."""
+    folder = out.absolute().parent
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=f".{stage}.") as scratch:
+        yield Path(scratch)
