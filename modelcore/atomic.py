@@ -90,7 +90,7 @@ def atomic_directory(path: Path, replace: bool = True) -> Iterator[Path]:
         fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
         try:
             yield fresh
-            _put_in_place(fresh, path, replace)
+            put_in_place(fresh, path, replace)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)  # half of the new content, or all of the old
 
@@ -118,7 +118,7 @@ def resumable_directory(path: Path) -> Iterator[Path]:
             pass
         try:
             yield fresh
-            _put_in_place(fresh, path)
+            put_in_place(fresh, path)
             shutil.rmtree(fresh, ignore_errors=True)  # what stood there before
         finally:
             os.close(descriptor)
@@ -180,8 +180,14 @@ def disk_is_full(error: BaseException | None) -> bool:
     return False
 
 
-def _put_in_place(fresh: Path, path: Path, replace: bool = True) -> None:
-    """Makes the folder ``fresh`` durable and puts it in the place of ``path``, in one step."""
+def put_in_place(fresh: Path, path: Path, replace: bool = True) -> None:
+    """Makes the folder ``fresh`` durable and puts it in the place of ``path``, in one step.
+
+    Args:
+        fresh: The new content, on the same file system; if something stood at ``path``, that is there afterwards.
+        path: The destination.
+        replace: As in :func:`atomic_directory`.
+    """
     for item in (*fresh.rglob("*"), fresh):
         if not item.is_symlink():  # some libraries write files that only their owner may read
             os.chmod(item, (0o777 if item.is_dir() else 0o666) & ~_umask())

@@ -105,6 +105,11 @@ def without_padding(model: GPT, tensors: Mapping[str, Tensor]) -> dict[str, Tens
             for name, tensor in tensors.items()}  # fmt: skip
 
 
+def rows_without_padding(model: GPT, name: str, tensor: Tensor) -> int | None:
+    """Rows of a tensor that :func:`without_padding` keeps; None: all, for it has no padding."""
+    return model.config.vocab_size if _rows(model, name, tensor) else None
+
+
 def with_padding(model: GPT, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """What :func:`without_padding` gave, with rows of zeros for the padding that ``model`` has."""
     padded = dict(tensors)

@@ -88,6 +88,8 @@ def pretrain(
         checkpoint_uri: Folder or ``s3://`` prefix for checkpoints, which stay there. "": the folder
             ``.<name of out>.training`` beside ``out``, removed when the model is complete. With a prefix they are
             written there first and then copied; a copy that fails is warned of, and only the last one's is an error.
+            With ``parallel`` fsdp or ``tensor_parallel`` above 1 each process writes its own part, behind the steps, to
+            a folder that all share or right to the prefix.
         summary: JSON file for the stage's summary, or None.
 
     Returns:
@@ -130,7 +132,7 @@ def pretrain(
             sharding = shard(model, settings, ranks)
             if ranks.first:
                 claimed.enter_context(claim(_local_checkpoints(out, checkpoint_uri)))
-            mirror = _mirror(checkpoint_uri, recipe)
+            mirror = _mirror(checkpoint_uri, recipe) if sharding.whole else None
             checkpoints = _checkpoint_place(out, checkpoint_uri, recipe, config.to_dict(), split, ranks, mirror)
             history = train(
                 model,
@@ -281,8 +283,10 @@ def _checkpoint_place(
     if ranks.first:
         real = Path(os.path.realpath(out))  # a link's target is what is written
         remove_leftovers(real.parent, re.compile(re.escape(real.name)))
-    if mirror is None:
-        return CheckpointPlace(local, identity)
+    if mirror is None:  # each process of a sharded run writes to S3 by itself
+        if storage.is_remote(uri) and ranks.first:
+            storage.check_writable(uri)
+        return CheckpointPlace(local, identity, uri=uri)
     if ranks.first:
         mirror.start(local)
     return CheckpointPlace(local, identity, mirror.save)

@@ -6,9 +6,7 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -17,6 +15,7 @@ from modelcore.errors import InputError
 from modelcore.gptx import GPT
 from modelcore.progress import Progress
 from modelcore.training.averaging import WeightAverage
+from modelcore.training.checkpoints import CheckpointPlace, open_checkpoints
 from modelcore.training.gradients import accumulate_gradients, clip_gradients
 from modelcore.training.heldout import Heldout
 from modelcore.training.history import History, Since
@@ -28,7 +27,7 @@ from modelcore.training.recomputation import cheap_recomputation
 from modelcore.training.schedule import learning_rate_factor
 from modelcore.training.sharding import Sharding
 from modelcore.training.spikes import SpikeRule
-from modelcore.training.state import Part, random_state, restore_random_state, resume, save_checkpoint
+from modelcore.training.state import Part, random_state, restore_random_state
 
 
 class Batches(Protocol):
@@ -39,21 +38,6 @@ class Batches(Protocol):
 
         A third tensor of that shape, if there is one, numbers the document of each token: attention stays inside.
         """
-
-
-@dataclass(frozen=True)
-class CheckpointPlace:
-    """Where a run's checkpoints go.
-
-    Attributes:
-        folder: Local folder that holds them.
-        identity: What decides the run's result, as plain JSON values: a run resumes only what has the same.
-        saved: Called with each new checkpoint's folder, for example to copy it elsewhere.
-    """
-
-    folder: Path
-    identity: Mapping[str, Any]
-    saved: Callable[[Path], None] = lambda path: None
 
 
 def train(
@@ -129,8 +113,6 @@ def _train(
     sharding: Sharding,
 ) -> History:
     ranks = sharding.ranks
-    if checkpoints is not None and not sharding.whole:
-        raise InputError("a model in shards cannot be checkpointed yet; use parallel ddp and tensor_parallel 1")
     device = model.device
     trained = {key: parameter for key, parameter in model.named_parameters() if parameter.requires_grad}
     parameters = list(trained.values())
@@ -144,9 +126,8 @@ def _train(
     peak = peak_flops(device) * ranks.world_size
 
     history = History()
-    state = None
-    if checkpoints is not None:
-        state = resume(checkpoints.folder, model, parts, identity=checkpoints.identity, ranks=ranks)
+    saved = open_checkpoints(checkpoints, sharding, settings.keep_checkpoints) if checkpoints is not None else None
+    state = saved.resume(model, parts) if saved is not None else None
     if state is not None:
         history = History(**state["progress"]["history"])
     if sharding.whole:
@@ -157,7 +138,7 @@ def _train(
     restore_random_state(state, seed=settings.seed, device=device, ranks=ranks)
 
     shown: dict[str, float | str] = {}
-    with Progress(name, settings.steps, "step", start=history.steps) as bar:
+    with saved or contextlib.nullcontext(), Progress(name, settings.steps, "step", start=history.steps) as bar:
         while batch is not None:
             factor = learning_rate_factor(
                 history.steps,
@@ -202,27 +183,18 @@ def _train(
                 if ranks.first:
                     report(history.steps, {"heldout_bits_per_byte": bits})
             bar.update(1, **shown)
-            save = checkpoints is not None and (done or _is_due(history.steps, settings.checkpoint_every))
+            save = saved is not None and (done or _is_due(history.steps, settings.checkpoint_every))
             if done or save:
                 with since.paused():
                     # Weights so large that their squares overflow are as lost as those that are NaN.
                     norm_of_weights = sharding.norm({p: p.detach() for p in parameters}).item()
                     _check_finite("the norm of the weights", norm_of_weights, history.steps, settings)
-                    if checkpoints is not None and save:
+                    if saved is not None and save:
                         progress = {"history": dataclasses.asdict(history), "since": since.to_dict()}
                         random = random_state(device, ranks)
-                        if ranks.first:
-                            path = save_checkpoint(
-                                checkpoints.folder,
-                                history.steps,
-                                model,
-                                parts,
-                                identity=checkpoints.identity,
-                                progress=progress,
-                                random=random,
-                                keep=settings.keep_checkpoints,
-                            )
-                            checkpoints.saved(path)
+                        saved.save(history.steps, model, parts, progress=progress, random=random)
+        if saved is not None:
+            saved.finish()
     average.apply()
     model.eval()
     return history

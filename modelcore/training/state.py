@@ -13,6 +13,9 @@ It is written under another name, flushed to the disk and renamed, and when it i
 killed process leaves whole checkpoints, and at most a folder without a manifest, which is none. A manifest that
 does not fit its files means that the disk, or somebody, changed them. Samples need no state: they are a function of
 the step (see :mod:`modelcore.data.loader`).
+
+A run whose tensors lie in pieces on several ranks writes :mod:`modelcore.training.sharded_storage`'s files instead of
+the tensors'; here such a checkpoint is read as a whole.
 """
 
 from __future__ import annotations
@@ -42,14 +45,14 @@ from modelcore.errors import InputError
 from modelcore.files import file_digest, file_digests
 from modelcore.gptx import GPT
 from modelcore.gptx.vocab_padding import with_padding, without_padding
+from modelcore.training.checkpoint_files import INDEX, CheckpointFiles
 from modelcore.training.parallel import Ranks
 
 logger = logging.getLogger(__name__)
 
 VERSION = 2
 CHECKPOINT_NAME = re.compile(r"step-(\d{8})")
-NO_MANIFEST = "manifest.json is missing"
-_REQUIRED = ("model.safetensors", "state.json")
+NO_MANIFEST = CheckpointFiles.NO_MANIFEST
 
 
 class Part(Protocol):
@@ -101,7 +104,7 @@ def save_checkpoint(
             sums[file.name] = pool.submit(file_digest, file)
             flushed.append(pool.submit(sync, file))
 
-        for name, part in _with_weights(model, parts).items():
+        for name, part in with_weights(model, parts).items():
             if tensors := part.state_tensors():
                 save_file(_on_cpu(without_padding(model, tensors)), fresh / f"{name}.safetensors")
                 written(fresh / f"{name}.safetensors")
@@ -185,7 +188,7 @@ def resume(
         state = load_checkpoint(path, model, parts, identity=identity)
         logger.info("resumes from %s", path)
     if ranks.size > 1 and (state := ranks.share_json(state)) is not None:
-        for part in _with_weights(model, parts).values():
+        for part in with_weights(model, parts).values():
             part.load_state_tensors(ranks.share_tensors(part.state_tensors()))
     return state
 
@@ -206,22 +209,35 @@ def latest_checkpoint(folder: Path) -> Path | None:
         fault = find_fault(path)
         if fault is None:
             return path
-        faults[path] = fault
+        faults[path.name] = fault
         logger.warning("checkpoint %s is passed over: %s", path, fault)
-    damaged = [path for path, fault in faults.items() if fault != NO_MANIFEST]
-    if damaged:
-        raise InputError(
-            f"every checkpoint in {folder} is damaged, {damaged[0].name} because {faults[damaged[0]]}; "
-            "put back a good one, or remove the folder to start anew"
-        )
+    refuse_damaged(folder, faults)
     return None
+
+
+def refuse_damaged(place: Path | str, faults: Mapping[str, str]) -> None:
+    """Refuses to start anew where there are only damaged checkpoints.
+
+    Args:
+        place: Where they are.
+        faults: What is wrong with each, by its name. Those without a manifest are no checkpoints.
+
+    Raises:
+        InputError: If there is one.
+    """
+    for name, fault in faults.items():
+        if fault != NO_MANIFEST:
+            raise InputError(
+                f"every checkpoint in {place} is damaged, {name} because {fault}; "
+                "put back a good one, or remove the folder to start anew"
+            )
 
 
 def find_fault(path: Path) -> str | None:
     """What is wrong with the files of the checkpoint at ``path`` by its manifest, or None if nothing is."""
     try:
         manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-        for name in [*_REQUIRED, *sorted(manifest)]:
+        for name in [INDEX if INDEX in manifest else "model.safetensors", "state.json", *sorted(manifest)]:
             if not (path / name).is_file():
                 return f"{name} is missing"
             if (size := (path / name).stat().st_size) != manifest[name]["size"]:
@@ -258,6 +274,23 @@ def load_checkpoint(
         InputError: Naming the first setting that differs, if the checkpoint is of another run.
     """
     state: dict[str, Any] = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    check_identity(path, state, identity)
+    for name, part in with_weights(model, parts).items():
+        part.load_state_tensors(with_padding(model, _part_tensors(path, name)))
+    return state
+
+
+def check_identity(path: Path | str, state: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
+    """Makes sure that a checkpoint is of the run that resumes.
+
+    Args:
+        path: The checkpoint.
+        state: The content of its ``state.json``.
+        identity: What the run that resumes is.
+
+    Raises:
+        InputError: Naming the first setting that differs, or if the checkpoint is of another version.
+    """
     if state.get("version") != VERSION:
         raise InputError(f"checkpoint {path} has version {state.get('version')!r}; this program reads {VERSION}")
     ours, theirs = _flatten(identity), _flatten(state["identity"])
@@ -267,10 +300,6 @@ def load_checkpoint(
                 f"checkpoint {path} is of another run: {name} was {theirs.get(name)!r}, is now {ours.get(name)!r}; "
                 "give the same settings to resume, or remove the checkpoint to start anew"
             )
-    for name, part in _with_weights(model, parts).items():
-        file = path / f"{name}.safetensors"
-        part.load_state_tensors(with_padding(model, load_file(file)) if file.is_file() else {})
-    return state
 
 
 def random_state(device: torch.device, ranks: Ranks) -> dict[str, Any]:
@@ -328,8 +357,19 @@ class _Weights:
             parameter.copy_(tensors[name])
 
 
-def _with_weights(model: GPT, parts: Mapping[str, Part]) -> dict[str, Part]:
+def with_weights(model: GPT, parts: Mapping[str, Part]) -> dict[str, Part]:
+    """The parts of a run, with the trained parameters as the first one."""
     return {"model": _Weights(model), **parts}
+
+
+def _part_tensors(path: Path, name: str) -> dict[str, Tensor]:
+    """A part's tensors; none if the checkpoint has nothing of it."""
+    if (path / INDEX).is_file():
+        from modelcore.training.sharded_storage import read_tensors
+
+        return read_tensors({file.name: file for file in path.iterdir()}, name)
+    file = path / f"{name}.safetensors"
+    return load_file(file) if file.is_file() else {}
 
 
 def _encode(state: Tensor) -> str:
