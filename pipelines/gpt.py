@@ -1,6 +1,8 @@
 """The pipeline: from a corpus to a registered model and a report."""
 
-from kfp import dsl, kubernetes
+import functools
+from collections.abc import Callable
+from typing import Any
 
 from components.convert_checkpoint.component import convert_checkpoint
 from components.evaluate.component import evaluate
@@ -11,18 +13,18 @@ from components.tokenize_corpus.component import tokenize_corpus
 from components.train_tokenizer.component import train_tokenizer
 from components.validate_data.component import validate_data
 from components.write_report.component import write_report
+from pipelines.profile import FREE_TIER, Profile, Start, make_pipeline
 
-# The secret that opens object storage to the stages that read or write s3://, where a cluster has one: keys are the
-# variables that boto3 reads. It is named here and made by whoever runs the cluster; MLflow's KFP names itself.
-STORAGE_SECRET = "aic-gpt-storage"  # noqa: S105 (a name)
-STORAGE_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")
+NAME = "aic-ai-poc-gpt"
+DESCRIPTION = "Trains, tunes, converts, evaluates and registers a small GPT on your own text."
 
 
-@dsl.pipeline(
-    name="aic-ai-poc-gpt",
-    description="Trains, tunes, converts, evaluates and registers a small GPT on your own text.",
-)
-def gpt_pipeline(
+def pretrain_once(run: Start, **inputs: Any) -> Any:
+    """The task that pretrains: one run of one recipe."""
+    return run(pretrain, **inputs)
+
+
+def gpt_stages(
     corpus: str = "examples/austen/train",
     heldout: str = "examples/austen/heldout",
     instructions: str = "examples/austen/instructions.jsonl",
@@ -49,6 +51,10 @@ def gpt_pipeline(
     task_items: int = 200,
     model_name: str = "aic-gpt",
     run_folder: str = "",
+    *,
+    profile: Profile,
+    pretraining: Callable[..., Any] = pretrain_once,
+    **settings: Any,
 ) -> None:
     """Validate, tokenize, pretrain, tune, convert, evaluate, register, report.
 
@@ -79,29 +85,36 @@ def gpt_pipeline(
         task_items: Most items of each task made from the held-out text; 0 leaves the tasks out.
         model_name: Name in the model registry.
         run_folder: Set by the local runner: where it collects the outputs.
+        profile: How the stages are run.
+        pretraining: Makes the task that pretrains, or whatever has its outputs; called with what makes a task of a
+            component, and pretrain's inputs.
+        **settings: The profile's own parameters.
     """
-    # Caching by KFP is off throughout: its key knows a path, not what lies there. The pure stages keep a
-    # cache of their own that goes by content (MODELCORE_CACHE).
-    validated = validate_data(
+    run = functools.partial(profile.task, settings=settings)
+    validated = run(
+        validate_data,
         corpus=corpus,
         heldout=heldout,
         text_field=text_field,
         heldout_fraction=heldout_fraction,
         max_bad_fraction=max_bad_fraction,
-    ).set_caching_options(False)
-    tokenizer = train_tokenizer(
+    )
+    tokenizer = run(
+        train_tokenizer,
         corpus=validated.outputs["train_corpus"],
         vocab_size=vocab_size,
         algorithm=tokenizer_algorithm,
         seed=seed,
         user_symbols=user_symbols,
-    ).set_caching_options(False)
-    tokenized = tokenize_corpus(
+    )
+    tokenized = run(
+        tokenize_corpus,
         corpus=validated.outputs["train_corpus"],
         heldout=validated.outputs["heldout_corpus"],
         tokenizer=tokenizer.outputs["tokenizer"],
-    ).set_caching_options(False)
-    pretrained = pretrain(
+    )
+    pretrained = pretraining(
+        run,
         tokens=tokenized.outputs["tokens"],
         preset=preset,
         steps=steps,
@@ -111,8 +124,9 @@ def gpt_pipeline(
         optimizer=optimizer,
         seed=seed,
         checkpoint_uri=checkpoint_uri,
-    ).set_caching_options(False)
-    tuned = finetune_lora(
+    )
+    tuned = run(
+        finetune_lora,
         checkpoint=pretrained.outputs["checkpoint"],
         instructions=instructions,
         rank=lora_rank,
@@ -122,11 +136,10 @@ def gpt_pipeline(
         steps=lora_steps,
         learning_rate=lora_learning_rate,
         seed=seed,
-    ).set_caching_options(False)
-    converted = convert_checkpoint(
-        checkpoint=pretrained.outputs["checkpoint"], adapter=tuned.outputs["adapter"]
-    ).set_caching_options(False)
-    evaluated = evaluate(
+    )
+    converted = run(convert_checkpoint, checkpoint=pretrained.outputs["checkpoint"], adapter=tuned.outputs["adapter"])
+    evaluated = run(
+        evaluate,
         checkpoint=pretrained.outputs["checkpoint"],
         export=converted.outputs["export"],
         tokens=tokenized.outputs["tokens"],
@@ -134,11 +147,15 @@ def gpt_pipeline(
         instructions=instructions,
         seed=seed,
         task_items=task_items,
-    ).set_caching_options(False)
-    registered = register_model(
-        export=converted.outputs["export"], evaluation=evaluated.outputs["evaluation"], model_name=model_name
-    ).set_caching_options(False)
-    write_report(
+    )
+    registered = run(
+        register_model,
+        export=converted.outputs["export"],
+        evaluation=evaluated.outputs["evaluation"],
+        model_name=model_name,
+    )
+    run(
+        write_report,
         validate_data=validated.outputs["summary"],
         train_tokenizer=tokenizer.outputs["summary"],
         tokenize_corpus=tokenized.outputs["summary"],
@@ -148,6 +165,7 @@ def gpt_pipeline(
         evaluate=evaluated.outputs["summary"],
         register_model=registered.outputs["summary"],
         run_folder=run_folder,
-    ).set_caching_options(False)
-    for task in (validated, pretrained, tuned, evaluated):
-        kubernetes.use_secret_as_env(task, STORAGE_SECRET, {name: name for name in STORAGE_VARIABLES}, optional=True)
+    )
+
+
+gpt_pipeline = make_pipeline(gpt_stages, FREE_TIER, name=NAME, description=DESCRIPTION)

@@ -16,6 +16,7 @@ import shutil
 import sys
 import textwrap
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,7 @@ class LocalRun:
         from kfp import local
 
         shutil.rmtree(self.root, ignore_errors=True)
+        warnings.filterwarnings("ignore", message="Task '.*': settings")  # what pods ask for
         with self.runner.running(self.root, self.parameters) as runner:
             local.init(runner=runner, pipeline_root=str(self.root))
             try:

@@ -10,8 +10,8 @@ import json
 import secrets
 from collections.abc import Callable
 
-from pipelines.gpt import STORAGE_SECRET
 from pipelines.kind.programs import ProgramError, kubectl, kubectl_json
+from pipelines.profile import STORAGE_SECRET
 
 MLFLOW_USER = "pipelines"  # whom runs are made by in MLflow; no administrator
 _REGION = "us-east-1"  # SeaweedFS takes any

@@ -3,19 +3,36 @@
 import inspect
 import re
 
+import pytest
 import yaml
 from kfp import components
 
-from pipelines.compile import COMPILED, compile_pipeline
-from pipelines.gpt import STORAGE_SECRET, STORAGE_VARIABLES, gpt_pipeline
+from pipelines.compile import COMPILED, FOLDER, PIPELINES, compile_pipeline
+from pipelines.gpt import gpt_pipeline
+from pipelines.profile import STORAGE_SECRET, STORAGE_VARIABLES
 
 
 def spec():
     return yaml.safe_load(COMPILED.read_text(encoding="utf-8").split("\n---\n")[0])
 
 
-def test_the_committed_yaml_is_the_codes():
-    assert COMPILED.read_text(encoding="utf-8") == compile_pipeline(), "run: make compile"
+@pytest.mark.parametrize("name", PIPELINES)
+def test_the_committed_yaml_is_the_codes(name):
+    file = FOLDER / f"{name}.yaml"
+    assert file.read_text(encoding="utf-8") == compile_pipeline(PIPELINES[name]), "run: make compile"
+
+
+def test_no_compiled_pipeline_is_left_whose_code_is_gone():
+    assert sorted(file.stem for file in FOLDER.iterdir()) == sorted(PIPELINES)
+
+
+def test_every_stage_asks_for_memory_and_a_node_of_two_cores_and_a_gibibyte_to_spare_holds_it():
+    for name, executor in spec()["deploymentSpec"]["executors"].items():
+        resources = executor["container"]["resources"]
+        assert resources["resourceMemoryRequest"].endswith("Mi"), name
+        assert int(resources["resourceMemoryRequest"].removesuffix("Mi")) <= 1024
+        assert int(resources["resourceCpuRequest"].removesuffix("m")) <= 500
+        assert not {"resourceMemoryLimit", "resourceCpuLimit", "accelerator"} & resources.keys()
 
 
 def test_kfp_loads_it_and_offers_every_parameter_with_its_default():

@@ -1,0 +1,63 @@
+"""The profile of a cluster with GPUs, Kubeflow Trainer, the Spark operator and Kueue.
+
+Names that manifests/overlays/enterprise makes stand here once: the workspace, the queue, the priority.
+"""
+
+from __future__ import annotations
+
+from pipelines.profile import Pod, Profile
+
+WORKSPACE = {"aic-gpt-workspace": "/workspace"}
+CACHE = {"MODELCORE_CACHE": "/workspace/cache"}
+
+# Kueue holds a pod with the first label back until its queue has room; the second is what it sorts the queue by.
+# KFP sets no priorityClassName, so this is the priority that a stage has.
+QUEUE = {"kueue.x-k8s.io/queue-name": "aic-gpt", "kueue.x-k8s.io/priority-class": "aic-gpt-training"}
+
+# As NVIDIA's GPU operator and most clouds mark nodes with GPUs.
+GPU_NODES = {"nvidia.com/gpu.present": "true"}
+GPU_TAINT = "nvidia.com/gpu"
+
+# A stage that only starts a job elsewhere and follows it. It is never queued itself: one that held a place in the queue
+# while its job waits for one could wait for ever.
+_LAUNCHER = Pod(
+    cpu="250m", memory="512Mi", cpu_limit="1", memory_limit="2Gi", claims=WORKSPACE, retries=3, storage=True
+)
+
+ENTERPRISE = Profile(
+    "enterprise",
+    pods={
+        "validate_data": _LAUNCHER,
+        "train_tokenizer": Pod(
+            cpu="1",
+            memory="1Gi",
+            cpu_limit="4",
+            memory_limit="4Gi",
+            claims=WORKSPACE,
+            environment=CACHE,
+            retries=1,
+        ),
+        "tokenize_corpus": _LAUNCHER,
+        "pretrain": _LAUNCHER,
+        "finetune_lora": _LAUNCHER,
+        "convert_checkpoint": Pod(
+            cpu="2", memory="16Gi", cpu_limit="8", memory_limit="64Gi", claims=WORKSPACE, retries=1
+        ),
+        "evaluate": Pod(
+            cpu="4",
+            memory="32Gi",
+            cpu_limit="16",
+            memory_limit="64Gi",
+            gpus=1,
+            shared_memory="8Gi",
+            node_selector=GPU_NODES,
+            tolerations=(GPU_TAINT,),
+            labels=QUEUE,
+            claims=WORKSPACE,
+            retries=2,
+            storage=True,
+        ),
+        "register_model": Pod(cpu="1", memory="16Gi", cpu_limit="4", memory_limit="64Gi", retries=1),
+        "write_report": Pod(cpu="100m", memory="128Mi", cpu_limit="1", memory_limit="1Gi", retries=1),
+    },
+)

@@ -1,0 +1,124 @@
+"""The enterprise profile, as its compiled YAML says it: what a pod of each stage asks a cluster for."""
+
+import re
+
+import pytest
+import yaml
+from kfp import components
+
+from pipelines.compile import COMPILED, FOLDER
+from pipelines.enterprise import ENTERPRISE, GPU_TAINT
+from pipelines.profile import STORAGE_SECRET, STORAGE_VARIABLES
+from pipelines.run_folder import STAGES
+
+FILE = FOLDER / "gpt-pipeline-enterprise.yaml"
+TEXT = FILE.read_text(encoding="utf-8")
+SPEC, PLATFORM = yaml.safe_load_all(TEXT)
+TASKS = SPEC["root"]["dag"]["tasks"]
+GPU_STAGES = ["evaluate"]  # pretraining and tuning have theirs in jobs of their own
+
+
+def executor_of(stage):
+    """A stage's container, and what else is said of its pod."""
+    label = SPEC["components"][TASKS[task_of(stage)]["componentRef"]["name"]]["executorLabel"]
+    platform = PLATFORM["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    return SPEC["deploymentSpec"]["executors"][label]["container"], platform.get(label, {})
+
+
+def task_of(stage):
+    substitute = ENTERPRISE.substitutes.get(stage)
+    name = substitute.component.python_func.__name__ if substitute else stage
+    return name.replace("_", "-")
+
+
+def test_it_is_the_same_pipeline_a_stage_for_a_stage():
+    free_tier, _ = yaml.safe_load_all(COMPILED.read_text(encoding="utf-8"))
+    assert sorted(TASKS) == sorted(task_of(stage) for stage in STAGES)
+    mine, theirs = SPEC["root"]["inputDefinitions"]["parameters"], free_tier["root"]["inputDefinitions"]["parameters"]
+    assert {name: mine[name] for name in theirs} == theirs
+    assert mine.keys() - theirs.keys() == {setting.name for setting in ENTERPRISE.settings}
+
+
+def test_kfps_own_loader_takes_it_and_every_parameter_has_a_default_and_a_description():
+    pipeline = components.load_component_from_text(TEXT)
+    assert all(spec.optional for spec in pipeline.component_spec.inputs.values())
+    assert all(parameter.get("description") for parameter in SPEC["root"]["inputDefinitions"]["parameters"].values())
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_is_bounded_and_is_given_what_it_asks_for(stage):
+    resources = executor_of(stage)[0]["resources"]
+    for kind in ("Cpu", "Memory"):
+        assert bytes_of(resources[f"resource{kind}Request"]) <= bytes_of(resources[f"resource{kind}Limit"])
+
+
+def bytes_of(quantity):
+    number, unit = re.fullmatch(r"(\d+)(m|Mi|Gi|)", quantity).groups()
+    return int(number) * {"m": 1e-3, "": 1, "Mi": 2**20, "Gi": 2**30}[unit]
+
+
+@pytest.mark.parametrize("stage", GPU_STAGES)
+def test_a_stage_with_a_gpu_goes_to_a_node_that_has_one_through_the_queue_with_its_priority(stage):
+    container, pod = executor_of(stage)
+    accelerator = container["resources"]["accelerator"]
+    assert (accelerator["resourceType"], accelerator["resourceCount"]) == ("nvidia.com/gpu", "1")
+    assert pod["nodeSelector"]["labels"] == {"nvidia.com/gpu.present": "true"}
+    assert pod["tolerations"] == [{"key": GPU_TAINT, "operator": "Exists", "effect": "NoSchedule"}]
+    assert pod["podMetadata"]["labels"] == {
+        "kueue.x-k8s.io/queue-name": "aic-gpt",
+        "kueue.x-k8s.io/priority-class": "aic-gpt-training",
+    }
+
+
+@pytest.mark.parametrize("stage", GPU_STAGES)
+def test_its_shared_memory_is_in_memory_and_fits_into_the_pods_limit(stage):
+    container, pod = executor_of(stage)
+    (mount,) = pod["emptyDirMounts"]
+    assert (mount["mountPath"], mount["medium"]) == ("/dev/shm", "Memory")
+    assert bytes_of(mount["sizeLimit"]) < bytes_of(container["resources"]["resourceMemoryLimit"])
+
+
+@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage not in GPU_STAGES])
+def test_a_stage_without_a_gpu_takes_none_and_holds_no_place_in_the_queue_that_its_own_job_waits_in(stage):
+    container, pod = executor_of(stage)
+    assert "accelerator" not in container["resources"]
+    assert not {"nodeSelector", "tolerations", "podMetadata"} & pod.keys()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_that_failed_is_begun_again_after_a_pause(stage):
+    policy = TASKS[task_of(stage)]["retryPolicy"]
+    assert policy["maxRetryCount"] >= 1
+    assert policy["backoffDuration"] == "60s"
+
+
+def test_nothing_ends_a_run_that_takes_long():
+    assert not re.search(r"activeDeadlineSeconds|timeout|deadline", TEXT, re.I)
+
+
+def test_the_workspace_is_mounted_where_stages_and_jobs_meet():
+    for stage in ("validate_data", "tokenize_corpus", "pretrain", "finetune_lora", "evaluate"):
+        (claim,) = executor_of(stage)[1]["pvcMount"]
+        assert (claim["constant"], claim["mountPath"]) == ("aic-gpt-workspace", "/workspace"), stage
+
+
+def test_secrets_are_named_and_no_value_of_one_is_there():
+    for executor in PLATFORM["platforms"]["kubernetes"]["deploymentSpec"]["executors"].values():
+        for secret in executor.get("secretAsEnv", []):
+            assert secret["secretName"] == STORAGE_SECRET
+            assert [entry["envVar"] for entry in secret["keyToEnv"]] == list(STORAGE_VARIABLES)
+            assert [entry["secretKey"] for entry in secret["keyToEnv"]] == list(STORAGE_VARIABLES)
+    environment = [
+        variable
+        for executor in SPEC["deploymentSpec"]["executors"].values()
+        for variable in executor["container"].get("env", [])
+    ]
+    assert {variable["name"] for variable in environment} <= {"MODELCORE_CACHE"}
+    assert not re.search(r"AKIA[0-9A-Z]{16}|password|BEGIN [A-Z ]*PRIVATE KEY", TEXT)
+
+
+def test_every_image_is_pinned_and_the_whole_fits_into_a_workflow():
+    for executor in SPEC["deploymentSpec"]["executors"].values():
+        assert re.search(r":\d+\.\d+\.\d+$", executor["container"]["image"])
+        assert "pip install" not in str(executor)
+    assert len(TEXT) < 200_000
