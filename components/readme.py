@@ -28,8 +28,9 @@ def render(name: str) -> str:
     """The README of a component, in Markdown."""
     component = load_component(name)
     spec = component.component_spec
-    described = {parameter.arg_name: parameter.description or "" for parameter in _docs(component).params}
     docs = _docs(component)
+    described = {parameter.arg_name: parameter.description or "" for parameter in docs.params}
+    described["Output"] = "What it returns."
     lines = [f"# {name}", "", docs.short_description or ""]
     if docs.long_description:
         lines += ["", docs.long_description]

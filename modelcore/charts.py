@@ -151,6 +151,31 @@ def reliability(tuned: Columns, pretrained: Columns) -> Figure:
         return figure
 
 
+def token_drift(bands: Columns, lengths: Columns) -> Figure:
+    """A text beside the one that a model was trained on: how much of each its tokens are, how long its documents.
+
+    Args:
+        bands: Columns ``band``, ``reference`` and ``text``: shares by how frequent a token is in the reference.
+        lengths: Columns ``tokens``, ``reference`` and ``text``: shares of the documents from that length on.
+    """
+    with _panels(2, height=2.4, share_x=False) as (figure, panels):
+        labels = ("tokens from frequent to rare in the text trained on", "tokens of a document, from")
+        for axes, columns, key, label in zip(panels, (bands, lengths), ("band", "tokens"), labels, strict=True):
+            places = range(len(columns[key]))
+            for name, colour, shift, column in (
+                ("trained on", GREY, -0.2, "reference"),
+                ("new text", BLUE, 0.2, "text"),
+            ):
+                axes.bar([place + shift for place in places], columns[column], width=0.4, color=colour, label=name)
+            axes.set_xticks(list(places), [f"{value:,}" for value in columns[key]])
+            axes.set_xlabel(label)
+            axes.grid(axis="x", visible=False)
+        panels[0].set_ylabel("share of the tokens")
+        panels[1].set_ylabel("share of the documents")
+        panels[0].legend(loc="upper right")
+        return figure
+
+
 def svg(figure: Figure, name: str, description: str) -> str:
     """The figure as an SVG element to stand in a page, as wide as its place and in the colour of the text there.
 
@@ -180,7 +205,7 @@ def svg(figure: Figure, name: str, description: str) -> str:
 
 
 @contextmanager
-def _panels(rows: int, height: float) -> Iterator[tuple[Figure, list[Axes]]]:
+def _panels(rows: int, height: float, share_x: bool = True) -> Iterator[tuple[Figure, list[Axes]]]:
     """A figure of 7 inches' width with panels of ``height`` inches one above the other, in the pictures' style."""
     with loading():
         from matplotlib import rc_context
@@ -188,7 +213,7 @@ def _panels(rows: int, height: float) -> Iterator[tuple[Figure, list[Axes]]]:
 
     with rc_context(STYLE):
         figure = Figure(figsize=(7, rows * height))
-        yield figure, list(figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0])
+        yield figure, list(figure.subplots(rows, 1, sharex=share_x, squeeze=False)[:, 0])
 
 
 def _range_of_interest(values: Sequence[float], always: Sequence[float]) -> tuple[float, float]:

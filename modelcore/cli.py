@@ -75,6 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
         _add_convert,
         _add_evaluate,
         _add_register,
+        _add_check_drift,
         _add_deliver_tracking,
         _add_generate,
         _add_doctor,
@@ -345,6 +346,33 @@ def _add_register(commands: Commands) -> None:
     parser.add_argument("--evaluation", type=Path, required=True, help="folder with evaluation.json")
     parser.add_argument("--out", type=Path, required=True, help="JSON file for the version and the decision")
     parser.add_argument("--model-name", default="aic-gpt", help="name in the registry")
+
+
+def _add_check_drift(commands: Commands) -> None:
+    def run(options: argparse.Namespace) -> int:
+        from modelcore.stages.check_drift import check_drift
+
+        result = check_drift(
+            corpus=options.corpus,
+            out=options.out,
+            model_name=options.model_name,
+            text_field=options.text_field,
+            sample_bytes=options.sample_bytes,
+            score_bytes=options.score_bytes,
+            seed=options.seed,
+        )
+        return _done(options.out, result.results)
+
+    parser = _add(
+        commands, "check-drift", run, "Compare text with what the champion was trained on (MLFLOW_TRACKING_URI)."
+    )
+    parser.add_argument("corpus", help="file, folder or s3:// prefix of .txt, .jsonl or .parquet, compressed or not")
+    parser.add_argument("--out", type=Path, required=True, help="HTML page for the report")
+    parser.add_argument("--model-name", default="aic-gpt", help="name in the registry")
+    parser.add_argument("--text-field", default="text", help="field that holds the text in .jsonl and .parquet")
+    parser.add_argument("--sample-bytes", type=int, default=4 << 20, help="text to look at, in whole documents")
+    parser.add_argument("--score-bytes", type=int, default=1 << 18, help="of that, what the champion predicts; 0: none")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draw of documents")
 
 
 def _add_deliver_tracking(commands: Commands) -> None:

@@ -186,3 +186,42 @@ def set_alias(name: str, alias: str, version: int) -> None:
     from mlflow.tracking import MlflowClient
 
     MlflowClient().set_registered_model_alias(name, alias, str(version))
+
+
+@_or_the_driver
+def download_beside(name: str, version: int, folder: str, into: Path) -> bool:
+    """Fetches the artifacts ``folder`` of the run that registered a version; False where that has none.
+
+    Args:
+        name: The model's name.
+        version: Its version.
+        folder: The artifact folder.
+        into: An existing folder; the files come to ``into / folder``.
+    """
+    from mlflow.artifacts import download_artifacts
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient()
+    run_id = client.get_model_version(name, str(version)).run_id
+    if not run_id or not client.list_artifacts(run_id, folder):
+        return False
+    download_artifacts(run_id=run_id, artifact_path=folder, dst_path=str(into))
+    return True
+
+
+@_or_the_driver
+def download_huggingface(name: str, version: int, into: Path) -> None:
+    """Fetches a registered model as a Hugging Face folder, as :func:`register_huggingface` took it.
+
+    Args:
+        name: The model's name.
+        version: Its version.
+        into: An existing, empty folder.
+    """
+    from mlflow.artifacts import download_artifacts
+
+    whole = Path(download_artifacts(artifact_uri=f"models:/{name}/{version}", dst_path=str(into)))
+    # MLflow keeps model and tokenizer apart; transformers, and we, look for both in one folder.
+    for part in (whole / "components" / "tokenizer", whole / "model"):
+        for file in part.iterdir():
+            file.replace(into / file.name)

@@ -29,7 +29,9 @@ from modelcore import launch
 DEFAULT_EXPERIMENT = "aic-ai-poc-gpt"
 INTERRUPTED = "interrupted"  # the failure of a run that somebody stopped
 
-Chart: TypeAlias = Literal["loss_curve", "learning_rate", "token_lengths", "bits_per_byte", "reliability"]
+Chart: TypeAlias = Literal[
+    "loss_curve", "learning_rate", "token_lengths", "bits_per_byte", "reliability", "token_drift"
+]
 Columns: TypeAlias = Mapping[str, Sequence[Any]]
 
 

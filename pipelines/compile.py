@@ -11,11 +11,14 @@ from kfp import compiler
 from pipelines.enterprise import ENTERPRISE
 from pipelines.gpt import DESCRIPTION, NAME, gpt_pipeline, gpt_stages
 from pipelines.profile import make_pipeline
+from pipelines.retrain import retrain_pipeline, retrain_pipeline_enterprise
 
 FOLDER = Path(__file__).parent / "compiled"
 PIPELINES = {
     "gpt-pipeline": gpt_pipeline,
     "gpt-pipeline-enterprise": make_pipeline(gpt_stages, ENTERPRISE, name=NAME, description=DESCRIPTION),
+    "gpt-retrain": retrain_pipeline,
+    "gpt-retrain-enterprise": retrain_pipeline_enterprise,
 }
 COMPILED = FOLDER / "gpt-pipeline.yaml"
 

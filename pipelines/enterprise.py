@@ -24,6 +24,21 @@ _LAUNCHER = Pod(
     cpu="250m", memory="512Mi", cpu_limit="1", memory_limit="2Gi", claims=WORKSPACE, retries=3, storage=True
 )
 
+_GPU = Pod(
+    cpu="4",
+    memory="32Gi",
+    cpu_limit="16",
+    memory_limit="64Gi",
+    gpus=1,
+    shared_memory="8Gi",
+    node_selector=GPU_NODES,
+    tolerations=(GPU_TAINT,),
+    labels=QUEUE,
+    claims=WORKSPACE,
+    retries=2,
+    storage=True,
+)
+
 ENTERPRISE = Profile(
     "enterprise",
     pods={
@@ -43,20 +58,8 @@ ENTERPRISE = Profile(
         "convert_checkpoint": Pod(
             cpu="2", memory="16Gi", cpu_limit="8", memory_limit="64Gi", claims=WORKSPACE, retries=1
         ),
-        "evaluate": Pod(
-            cpu="4",
-            memory="32Gi",
-            cpu_limit="16",
-            memory_limit="64Gi",
-            gpus=1,
-            shared_memory="8Gi",
-            node_selector=GPU_NODES,
-            tolerations=(GPU_TAINT,),
-            labels=QUEUE,
-            claims=WORKSPACE,
-            retries=2,
-            storage=True,
-        ),
+        "evaluate": _GPU,
+        "check_drift": _GPU,
         "register_model": Pod(cpu="1", memory="16Gi", cpu_limit="4", memory_limit="64Gi", retries=1),
         "write_report": Pod(cpu="100m", memory="128Mi", cpu_limit="1", memory_limit="1Gi", retries=1),
     },

@@ -92,12 +92,23 @@ def render_report(stages: Sequence[StageSummary], *, run_folder: str = "") -> st
         )
         if part
     )
+    return render_page(title, body)
+
+
+def render_page(title: str, body: str, generator: str = GENERATOR) -> str:
+    """An HTML page in the report's style.
+
+    Args:
+        title: Its title, plain text.
+        body: What stands in it, HTML.
+        generator: What it says it was made by.
+    """
     # The policy lets a browser run and fetch nothing, whatever text the page quotes.
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<meta name="generator" content="{GENERATOR}">
+<meta name="generator" content="{generator}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
 <title>{_text(title)}</title>

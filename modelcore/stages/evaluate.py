@@ -14,10 +14,12 @@ from modelcore.data.shards import TokenSplit, open_split
 from modelcore.data.sources import read_texts
 from modelcore.errors import InputError
 from modelcore.evaluation.compressors import OPTIONS, compressed_bits_per_byte
+from modelcore.evaluation.device import evaluation_device
 from modelcore.evaluation.perplexity import evaluate_split
 from modelcore.evaluation.samples import as_markdown, draw_samples, prompts_of_conversations, prompts_of_texts
 from modelcore.evaluation.tasks import ITEMS, run_tasks, write_tasks
 from modelcore.inference import TextGenerator
+from modelcore.stages.check_drift import REFERENCE, write_reference
 from modelcore.stages.outputs import Output
 from modelcore.stages.stage import Scalar, Stage, StageSummary
 from modelcore.storage import localize
@@ -25,7 +27,7 @@ from modelcore.storage import localize
 FILE = "evaluation.json"
 SAMPLES_FILE = "samples.md"
 TASKS_FOLDER = "tasks"
-EVALUATION = Output("evaluation", FILE, 'bits_per_byte"', (SAMPLES_FILE, TASKS_FOLDER))
+EVALUATION = Output("evaluation", FILE, 'bits_per_byte"', (SAMPLES_FILE, TASKS_FOLDER, REFERENCE))
 
 
 def evaluate(
@@ -47,7 +49,8 @@ def evaluate(
         export: Folder of the tuned and exported model; its figures are the ones without a prefix.
         tokens: Token folder whose held-out split is predicted.
         heldout: The text of that split, for the compressors and for the digest.
-        out: Folder to write ``evaluation.json``, ``samples.md`` and ``tasks/`` to; replaced in one step.
+        out: Folder to write ``evaluation.json``, ``samples.md``, ``tasks/`` and ``reference/`` (what check_drift
+            wants to know of the text trained on) to; replaced in one step.
         instructions: The conversations that the model was tuned on, a .jsonl file at a path or s3:// address. The
             samples' prompts are taken from those that it did not learn from. "": from the held-out text.
         seed: Of the samples.
@@ -73,6 +76,7 @@ def evaluate(
         before, after = TextGenerator.load(checkpoint), TextGenerator.load(export)
         models = {"pretrained_": before, "": after}  # by the prefix of their results
         for model in models.values():
+            model.model.to(evaluation_device())
             split = open_split(tokens, "heldout", model.tokenizer.digest)
         prompts = _prompts(instructions, heldout, before)
         digest, n_bytes = _digest(read_texts(heldout))
@@ -98,6 +102,8 @@ def evaluate(
             stage.results["samples"] = [dataclasses.asdict(sample) for sample in samples]
             write_json(fresh / FILE, stage.results)
             write_text(fresh / SAMPLES_FILE, as_markdown(samples))
+            (fresh / REFERENCE).mkdir()
+            write_reference(fresh / REFERENCE, tokens)
         stage.run.log_path(out, "evaluation")
         stage.run.log_chart("bits_per_byte.png", "bits_per_byte", stage.series["bits_per_byte"])
         stage.run.log_chart(

@@ -15,6 +15,7 @@ from modelcore.atomic import write_json
 from modelcore.errors import InputError, first_line
 from modelcore.evaluation.gate import Score, decide
 from modelcore.files import content_digest
+from modelcore.stages.check_drift import REFERENCE
 from modelcore.stages.outputs import Output
 from modelcore.stages.stage import Stage, StageSummary
 
@@ -73,6 +74,8 @@ def register_model(
         stage.run.set_tags(tags)
         write_json(out, stage.results)
         stage.run.log_path(out)
+        if (reference := Path(evaluation) / REFERENCE).is_dir():  # an earlier version's evaluation has none
+            stage.run.log_path(reference, REFERENCE)
     return stage.summary
 
 

@@ -46,6 +46,18 @@ PARAMETERS = {
     "evaluate": {"seed": 0, "task_items": 10},
     "register_model": {"model_name": "tiny"},
     "write_report": {"run_folder": "runs/x"},
+    "check_drift": {
+        "model_name": "tiny",
+        "text_field": "text",
+        "sample_bytes": 100_000,
+        "score_bytes": 2_000,
+        "max_token_distance": 0.3,
+        "max_length_psi": 0.25,
+        "max_bytes_per_token_change": 0.15,
+        "max_fallback_rise": 0.01,
+        "max_bits_per_byte_rise": 0.5,
+        "seed": 0,
+    },
 }
 
 SUMMARIES = (
@@ -97,9 +109,11 @@ def arguments(sample):
         },
         "register_model": {"export": "convert_checkpoint/export", "evaluation": "evaluate/evaluation"},
         "write_report": {name: f"{name}/summary" for name in SUMMARIES},
+        "check_drift": {},
     }
     parameters = {name: dict(values) for name, values in PARAMETERS.items()}
-    parameters["validate_data"]["corpus"] = str(sample / "corpus")
+    for name in ("validate_data", "check_drift"):
+        parameters[name]["corpus"] = str(sample / "corpus")
     for name in ("finetune_lora", "evaluate"):
         parameters[name]["instructions"] = str(sample / "pairs.jsonl")
     return edges, parameters
@@ -120,7 +134,7 @@ def direct_run(tmp_path_factory, arguments, mlflow_store):
         tracking.ensure_experiment(mlflow_store[1])
         for name, inputs in edges.items():
             component = load_component(name)
-            outputs = component.component_spec.outputs or {}
+            outputs = [key for key in component.component_spec.outputs or {} if key != "Output"]
             made = {key: Artifact(root / name / key) for key in outputs}
             (root / name).mkdir()
             component.python_func(

@@ -2,6 +2,7 @@
 
 import json
 import pkgutil
+from pathlib import Path
 
 import pytest
 import yaml
@@ -22,6 +23,7 @@ NAMES = (
     "evaluate",
     "register_model",
     "write_report",
+    "check_drift",
 )
 
 
@@ -54,6 +56,7 @@ def test_what_a_stage_wrote_it_may_replace_and_no_other_stage_may(direct_run):
         "evaluate/evaluation": "evaluate.EVALUATION",
         "register_model/registration": "register_model.REGISTRATION",
         "write_report/page": "write_report.PAGE",
+        "check_drift/page": "check_drift.PAGE",
     }
     found = {
         kind: pkgutil.resolve_name(f"modelcore.stages.{kind.replace('.', ':')}") for kind in kinds.values() if kind
@@ -67,12 +70,36 @@ def test_what_a_stage_wrote_it_may_replace_and_no_other_stage_may(direct_run):
                     output.check(root / place)
 
 
-@pytest.mark.parametrize("name", ["pretrain", "finetune_lora", "evaluate"])
+@pytest.mark.parametrize("name", ["pretrain", "finetune_lora", "evaluate", "check_drift"])
 def test_figures_are_kfp_metrics_too(direct_run, name):
     _, artifacts = direct_run
     figures = artifacts[name]["metrics"].metadata
     assert figures["stage_seconds"] > 0
     assert all(isinstance(value, float) for value in figures.values())
+
+
+def test_text_of_the_champions_kind_is_not_trained_on_again_and_other_text_is(
+    direct_run, mlflow_store, tmp_path, monkeypatch
+):
+    from modelcore.stages.check_drift import check_drift
+
+    root, _ = direct_run
+    same = StageSummary.load(root / "check_drift" / "summary").results
+    assert same["decision"] == "keep"
+    assert same["token_distance"] < 0.1
+    assert same["bits_per_byte"] > 0
+    assert (root / "check_drift" / "page").read_text(encoding="utf-8").count("<svg") == 1
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_store[0])
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "direct")
+    (tmp_path / "code.txt").write_text(Path(json.__file__).read_text(), encoding="utf-8")
+    other = check_drift(corpus=str(tmp_path), out=tmp_path / "page.html", model_name="tiny", score_bytes=0).results
+    assert other["decision"] == "train"
+    assert "other tokens (token_distance" in other["reason"]
+    assert "bits_per_byte" not in other  # the model was not asked
+    assert check_drift(corpus=str(tmp_path), out=tmp_path / "page.html", model_name="new").results["reason"] == (
+        "there is no champion"
+    )
 
 
 def test_what_the_chain_ships_is_a_model_that_transformers_loads(direct_run):

@@ -80,6 +80,15 @@ def test_reliability_shows_both_models_against_the_diagonal_and_how_sure_they_ar
     assert [text.get_text() for text in diagram.get_legend().get_texts()] == ["pretrained model", "tuned model"]
 
 
+def test_token_drift_has_a_pair_of_bars_for_each_band_and_each_length():
+    bands = {"band": [1, 2], "reference": [0.6, 0.4], "text": [0.3, 0.7]}
+    lengths = {"tokens": [64, 128, 256], "reference": [0, 0.5, 0.5], "text": [1, 0, 0]}
+    shares, documents = charts.token_drift(bands, lengths).axes
+    assert [bar.get_height() for bar in shares.patches] == [0.6, 0.4, 0.3, 0.7]
+    assert [label.get_text() for label in documents.get_xticklabels()] == ["64", "128", "256"]
+    assert [text.get_text() for text in shares.get_legend().get_texts()] == ["trained on", "new text"]
+
+
 def test_an_svg_is_well_formed_scales_and_takes_the_colour_of_the_text_around_it():
     picture = charts.svg(charts.bits_per_byte(SCORES), "scores", 'tuned "1.9" < gzip')
     root = ElementTree.fromstring(picture.replace("xlink:", ""))
