@@ -22,6 +22,8 @@ from modelcore.loading import loading
 
 logger = logging.getLogger(__name__)
 
+_PROGRESS_BAR = "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"
+
 
 @dataclass(frozen=True)
 class RegisteredVersion:
@@ -201,6 +203,7 @@ def download_beside(name: str, version: int, folder: str, into: Path) -> bool:
     from mlflow.artifacts import download_artifacts
     from mlflow.tracking import MlflowClient
 
+    os.environ.setdefault(_PROGRESS_BAR, "false")
     client = MlflowClient()
     run_id = client.get_model_version(name, str(version)).run_id
     if not run_id or not client.list_artifacts(run_id, folder):
@@ -220,6 +223,7 @@ def download_huggingface(name: str, version: int, into: Path) -> None:
     """
     from mlflow.artifacts import download_artifacts
 
+    os.environ.setdefault(_PROGRESS_BAR, "false")
     whole = Path(download_artifacts(artifact_uri=f"models:/{name}/{version}", dst_path=str(into)))
     # MLflow keeps model and tokenizer apart; transformers, and we, look for both in one folder.
     for part in (whole / "components" / "tokenizer", whole / "model"):

@@ -12,6 +12,7 @@ import torch
 
 from modelcore.convert import read_model
 from modelcore.convert.huggingface import write_huggingface
+from modelcore.data.drift import TextProfile
 from modelcore.data.shards import open_split, write_tokens
 from modelcore.errors import InputError
 from modelcore.evaluation.compressors import compressed_bits_per_byte
@@ -123,8 +124,17 @@ def test_the_files_hold_the_results(done):
     summary, out = done
     assert json.loads((out / "evaluation.json").read_text(encoding="utf-8")) == summary.results
     assert summary.results["samples"][0]["prompt"] in (out / "samples.md").read_text(encoding="utf-8")
-    assert sorted(path.name for path in out.iterdir()) == ["evaluation.json", "samples.md", "tasks"]
+    assert sorted(path.name for path in out.iterdir()) == ["evaluation.json", "reference", "samples.md", "tasks"]
     assert StageSummary.load(out.parent / "summary.json") == summary
+
+
+def test_it_keeps_what_tells_the_text_trained_on_from_another_and_the_tokenizer_for_it(inputs, done):
+    _, out = done
+    tokenizer, split = Tokenizer.load(out / "reference"), open_split(inputs["tokens"], "train")
+    assert tokenizer.digest == split.tokenizer_digest
+    kept = TextProfile.from_dict(json.loads((out / "reference" / "profile.json").read_text(encoding="utf-8")))
+    assert (kept.n_tokens, kept.n_bytes) == (split.n_tokens, split.n_bytes)
+    assert sum(kept.unigrams) == split.n_tokens
 
 
 def test_both_models_are_put_to_the_tasks_that_are_made_from_the_text(inputs, done, tmp_path):
@@ -151,7 +161,11 @@ def test_without_tasks_lm_eval_is_not_needed(inputs, done, tmp_path, monkeypatch
     monkeypatch.setitem(sys.modules, "lm_eval", None)  # importing it fails
     summary = evaluate(**inputs, out=tmp_path / "evaluation", seed=3, task_items=0)
     assert summary.results == {key: value for key, value in done[0].results.items() if not is_of_a_task(key)}
-    assert sorted(path.name for path in (tmp_path / "evaluation").iterdir()) == ["evaluation.json", "samples.md"]
+    assert sorted(path.name for path in (tmp_path / "evaluation").iterdir()) == [
+        "evaluation.json",
+        "reference",
+        "samples.md",
+    ]
     with pytest.raises(ModuleNotFoundError, match="lm_eval"):
         evaluate(**inputs, out=tmp_path / "evaluation")
 
@@ -164,7 +178,7 @@ def test_the_same_seed_gives_the_same_files_byte_for_byte(inputs, done, tmp_path
     again = evaluate(**inputs, out=tmp_path / "evaluation", seed=3)
     assert again.results == done[0].results
     files = [path.relative_to(done[1]) for path in done[1].rglob("*") if path.is_file()]
-    assert len(files) == 6
+    assert len(files) == 8
     for file in files:
         assert (tmp_path / "evaluation" / file).read_bytes() == (done[1] / file).read_bytes()
 
@@ -212,6 +226,7 @@ def test_figures_files_and_picture_are_tracked(inputs, tmp_path, mlflow_client, 
     assert {"evaluation", "bits_per_byte.png", "reliability.png"} <= artifacts
     assert {file.path for file in mlflow_client.list_artifacts(run.info.run_id, "evaluation")} == {
         "evaluation/evaluation.json",
+        "evaluation/reference",
         "evaluation/samples.md",
         "evaluation/tasks",
     }
