@@ -172,6 +172,7 @@ def download_huggingface(name: str, version: int, into: Path) -> Path:
     with loading():
         from mlflow.artifacts import download_artifacts
 
+    os.environ.setdefault(_PROGRESS_BAR, "false")
     logged = Path(download_artifacts(artifact_uri=f"models:/{name}/{version}", dst_path=str(into)))
     folder = logged / "model"
     tokenizer = logged / "components" / "tokenizer"
@@ -210,22 +211,3 @@ def download_beside(name: str, version: int, folder: str, into: Path) -> bool:
         return False
     download_artifacts(run_id=run_id, artifact_path=folder, dst_path=str(into))
     return True
-
-
-@_or_the_driver
-def download_huggingface(name: str, version: int, into: Path) -> None:
-    """Fetches a registered model as a Hugging Face folder, as :func:`register_huggingface` took it.
-
-    Args:
-        name: The model's name.
-        version: Its version.
-        into: An existing, empty folder.
-    """
-    from mlflow.artifacts import download_artifacts
-
-    os.environ.setdefault(_PROGRESS_BAR, "false")
-    whole = Path(download_artifacts(artifact_uri=f"models:/{name}/{version}", dst_path=str(into)))
-    # MLflow keeps model and tokenizer apart; transformers, and we, look for both in one folder.
-    for part in (whole / "components" / "tokenizer", whole / "model"):
-        for file in part.iterdir():
-            file.replace(into / file.name)

@@ -209,8 +209,7 @@ def _score(
 
     folder = place / "model"
     folder.mkdir()
-    registry.download_huggingface(model_name, version.version, folder)
-    model = read_model(folder).to(evaluation_device())
+    model = read_model(registry.download_huggingface(model_name, version.version, folder)).to(evaluation_device())
     # Whole tokens: as many as stand for so many bytes on average. Their own bytes are what is divided by.
     n_tokens = min(sample.n_tokens, max(2, int(score_bytes * sample.n_tokens / sample.n_bytes)))
     tokens = sample.tokens[:n_tokens]
