@@ -9,6 +9,7 @@ from typing import Any
 
 from docstring_parser import parse
 
+from components.images import LAUNCHER_IMAGE
 from modelcore.atomic import write_text
 
 FOLDER = Path(__file__).parent
@@ -50,12 +51,18 @@ def render(name: str) -> str:
         lines.append(f"| `{key}` | {_type(made.type)} | {described[key]} |")
     lines += [
         "",
-        f"The work is done by `modelcore.stages.{name}`; the command line has the same stage (`modelcore --help`).",
+        f"The work is done by `modelcore.stages.{name}`; {_also(spec.implementation.container.image)}.",
         "",
         "Made from the component's code by `make compile`.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _also(image: str) -> str:
+    if image == LAUNCHER_IMAGE:
+        return "it needs a cluster, see docs/enterprise.md"
+    return "the command line has the same stage (`modelcore --help`)"
 
 
 def _docs(component: Any) -> Any:

@@ -18,6 +18,7 @@ EXAMPLE = re.compile(r"example|192\.0\.2\.|123456789012")
 _HOST = r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?"
 FORMS = {
     "MLFLOW_IMAGE": (rf"{_HOST}(:\d+)?/[a-z0-9._/-]+", "registry/name, without a tag"),
+    "MODEL_IMAGE": (rf"{_HOST}(:\d+)?/[a-z0-9._/-]+", "registry/name, without a tag"),
     "GIT_REPOSITORY": (r"(https://|ssh://|git@)\S+", "the address of a repository"),
     "GIT_REVISION": (r"\S+", "a branch, tag or commit"),
     "MLFLOW_HOST": (_HOST, "a host name"),

@@ -10,6 +10,8 @@ from modelcore import __version__
 DATA_IMAGE = f"aic-ai-poc-gpt-data-python:{__version__}"
 # torch, transformers and modelcore; CPU by default.
 MODEL_IMAGE = f"aic-ai-poc-gpt-model-python:{__version__}"
+# What starts and follows jobs in a cluster: the clients of Kubernetes and of Kubeflow's operators, no torch.
+LAUNCHER_IMAGE = f"aic-ai-poc-gpt-launcher-python:{__version__}"
 # The tracking server.
 MLFLOW_IMAGE = f"aic-ai-poc-gpt-mlflow:{__version__}"
 
@@ -32,5 +34,6 @@ class Image:
 IMAGES = (
     Image(DATA_IMAGE, "components/images/data.Dockerfile", 700),
     Image(MODEL_IMAGE, "components/images/model.Dockerfile", 1400),
+    Image(LAUNCHER_IMAGE, "components/images/launcher.Dockerfile", 350),
     Image(MLFLOW_IMAGE, "mlflow/Dockerfile", 700),
 )

@@ -9,7 +9,7 @@ import shutil
 import sys
 from pathlib import Path
 
-# Patterns below site-packages. One that matches nothing does no harm: the two images hold different packages.
+# Patterns below site-packages. One that matches nothing does no harm: the images hold different packages.
 UNUSED = (
     # The packages' own tests, and what only serves to compile or to check other code against them.
     "**/tests",
@@ -44,6 +44,9 @@ UNUSED = (
     "kfp/local",
     # MLflow's assistant for developers.
     "mlflow/assistant",
+    # Kubeflow's SDK: its tests, and the models of its sweeps.
+    "kubeflow/**/*_test.py",
+    "kubeflow_katib_api",
     # A format of pictures.
     "PIL/_avif*",
     "pillow.libs/libavif*",

@@ -1,4 +1,4 @@
-"""Runs a family's stages on a little text inside its image, while that is built: ``python smoke.py data|model``.
+"""Runs a family's stages on a little text inside its image, while that is built: ``python smoke.py FAMILY``.
 
 It proves that the image holds what its stages need. And Python leaves, beside each module that they import, its
 compiled form, which spares a stage most of its time to start; those of all other modules would only make the image
@@ -7,15 +7,22 @@ larger.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import os
 import pydoc_data.topics
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-ABSENT = {"data": ("torch", "transformers", "pip"), "model": ("great_expectations", "pip")}
+ABSENT = {
+    "data": ("torch", "transformers", "pip"),
+    "model": ("great_expectations", "pip"),
+    "launcher": ("torch", "pandas", "mlflow", "pip"),
+}
 
 
 def run_data_stages(here: Path) -> None:
@@ -70,6 +77,23 @@ def run_model_stages(here: Path) -> None:
     import mlflow.transformers  # noqa: F401
 
 
+def run_launcher_stages(here: Path) -> None:
+    """Asks for jobs, up to the line that says that there is no cluster here."""
+    from modelcore.errors import InputError
+    from modelcore.stages.finetune_lora_distributed import finetune_lora_distributed
+    from modelcore.stages.pretrain_distributed import pretrain_distributed
+
+    lora: dict[str, Any] = {"rank": 8, "alpha": 16.0, "quantize": "none", "steps": 2, "learning_rate": 1e-3}
+    pretrain = partial(pretrain_distributed, tokens=here, out=here / "model", preset="gpt2-small")
+    tune = partial(finetune_lora_distributed, checkpoint=here, instructions=here, out=here / "adapter", **lora)
+    for ask in (pretrain, tune):
+        try:
+            ask()
+        except InputError as error:
+            if "there is no Kubernetes cluster" not in str(error):
+                raise
+
+
 def tokenize(here: Path, corpus: Path, heldout: Path) -> None:
     """Trains a tokenizer and writes the tokens."""
     from modelcore.stages.tokenize_corpus import tokenize_corpus
@@ -79,10 +103,9 @@ def tokenize(here: Path, corpus: Path, heldout: Path) -> None:
     tokenize_corpus(corpus=corpus, heldout=heldout, tokenizer=here / "tokenizer", out=here / "tokens")
 
 
-def load_what_all_need(here: Path) -> None:
-    """Loads KFP's executor, and what tracking and storage import when they are used."""
+def load_what_stages_need(here: Path) -> None:
+    """Loads what tracking and storage import when they are used."""
     import boto3
-    import kfp.dsl.executor_main  # noqa: F401
     from mlflow.tracking import MlflowClient
 
     from modelcore import charts
@@ -93,7 +116,7 @@ def load_what_all_need(here: Path) -> None:
 
 
 def main(family: str) -> None:
-    """Runs the stages of ``family``, ``data`` or ``model``, in a temporary folder.
+    """Runs the stages of ``family``, ``data``, ``model`` or ``launcher``, in a temporary folder.
 
     Raises:
         RuntimeError: If the image holds a package that it should not.
@@ -107,8 +130,10 @@ def main(family: str) -> None:
         # The longest English text in Python's library, each line once: validation refuses what repeats itself.
         lines = dict.fromkeys("\n".join(pydoc_data.topics.topics.values()).splitlines())
         (here / "corpus.txt").write_text("\n".join(lines)[:200_000], encoding="utf-8")
-        {"data": run_data_stages, "model": run_model_stages}[family](here)
-        load_what_all_need(here)
+        {"data": run_data_stages, "model": run_model_stages, "launcher": run_launcher_stages}[family](here)
+        importlib.import_module("kfp.dsl.executor_main")  # what KFP starts in every component
+        if family != "launcher":
+            load_what_stages_need(here)
 
 
 if __name__ == "__main__":

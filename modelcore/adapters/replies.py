@@ -34,11 +34,18 @@ class ReplyBatches:
         self._epoch, self._order = -1, list[list[int]]()
 
     def batch(self, step: int, rank: int = 0, world_size: int = 1) -> tuple[Tensor, Tensor]:
-        """Inputs and targets of a step, each (examples, time) int64; targets that do not count are -100."""
+        """Inputs and targets of a step, each (examples, time) int64; targets that do not count are -100.
+
+        Of several ranks each has every so many of the step's examples. One for which none is left, in a short last
+        step of an epoch, has one without targets: it takes part in the step, and adds nothing.
+        """
         epoch, place = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
             self._epoch, self._order = epoch, self._batches_of(epoch)
         chosen = self._order[place][rank::world_size]
+        if not chosen:
+            inputs, targets = pad([self._examples[self._order[place][0]]], self._pad_id)
+            return inputs, torch.full_like(targets, IGNORED)
         return pad([self._examples[i] for i in chosen], self._pad_id)
 
     def _batches_of(self, epoch: int) -> list[list[int]]:

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import torch
 
+from modelcore import launch
 from modelcore.adapters import LoRAConfig, add_lora, lora_parameters, save_adapter
 from modelcore.adapters.peft_format import BASE_FILE, CONFIG_FILE, WEIGHTS_FILE
 from modelcore.adapters.replies import ReplyBatches, reply_loss
@@ -23,6 +24,8 @@ from modelcore.stages.stage import Scalar, Stage, StageSummary
 from modelcore.storage import localize
 from modelcore.tokenizers import Tokenizer
 from modelcore.training import TrainingSettings, train
+from modelcore.training.parallel import join
+from modelcore.training.sharding import shard
 
 DEFAULT_RANK = 8
 DEFAULT_ALPHA = 16.0
@@ -65,6 +68,9 @@ def finetune_lora(
 
     The loss is that of the replies' tokens alone, the end of the text among them. AdamW without weight decay; the rate
     rises over a tenth of the steps and falls to zero along a line. On a CPU the same seed gives the same bytes.
+
+    Started by torchrun, the processes share each batch, each on a GPU of its own if there are any; only the first one
+    writes, logs and tracks.
 
     Args:
         checkpoint: A native model folder with its tokenizer.
@@ -145,20 +151,23 @@ def finetune_lora(
             name="instructions", source=instructions, digest=given.digest, rows=len(given.examples), context="tuning"
         )
 
-        model.to("cuda" if torch.cuda.is_available() else "cpu")
+        device = torch.device(f"cuda:{launch.local_rank()}" if torch.cuda.is_available() else "cpu")
+        model.to(device)
         at_once = micro_batch_size or batch_size
         before = reply_loss(model, heldout, at_once, tokenizer.pad_id)
         torch.manual_seed(seed)
         add_lora(model, lora)
         batches = ReplyBatches(learned, batch_size, tokenizer.pad_id, seed)
-        history = train(
-            model,
-            batches,
-            settings,
-            bytes_per_token=reply_bytes_per_token(learned, tokenizer),
-            report=lambda step, metrics: stage.run.log_metrics(_without_mfu(metrics), step),
-            name="finetune_lora",
-        )
+        with join(device) as ranks:
+            history = train(
+                model,
+                batches,
+                settings,
+                bytes_per_token=reply_bytes_per_token(learned, tokenizer),
+                report=lambda step, metrics: stage.run.log_metrics(_without_mfu(metrics), step),
+                name="finetune_lora",
+                sharding=shard(model, settings, ranks),
+            )
         after = reply_loss(model, heldout, at_once, tokenizer.pad_id)
         stage.series["loss_curve"] = _without_mfu(history.loss_curve)
         stage.results.update(
@@ -175,8 +184,9 @@ def finetune_lora(
             tokens_per_second=round(history.tokens / history.seconds, 1),
             skipped_steps=history.skipped_steps,
         )
-        with atomic_directory(out) as fresh:
-            save_adapter(fresh, model, base=checkpoint)
+        if launch.rank() == 0:
+            with atomic_directory(out) as fresh:
+                save_adapter(fresh, model, base=checkpoint)
         stage.run.log_chart("loss_curve.png", "loss_curve", stage.series["loss_curve"])
     return stage.summary
 

@@ -83,6 +83,7 @@ def check_values(repository, file):
 EXAMPLES = r"example|192\.0\.2\.|123456789012"
 OWN = {
     "MLFLOW_IMAGE": "registry.aic.test:5000/gpt/aic-ai-poc-gpt-mlflow",
+    "MODEL_IMAGE": "registry.aic.test:5000/gpt/aic-ai-poc-gpt-model-python",
     "GIT_REPOSITORY": "git@git.aic.test:ml/aic-ai-poc-gpt.git",
     "GIT_REVISION": "release-3",
     "MLFLOW_HOST": "mlflow.aic.test",

@@ -28,7 +28,7 @@ import yaml
 from tests.servers.kubernetes_schemas import change_faults, faults
 
 Object = dict[str, Any]
-PATIENCE = 60.0  # seconds after which a test waits in vain
+PATIENCE = 20.0  # seconds after which a test waits in vain
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ RESOURCES = (
 
 @dataclass(frozen=True)
 class Request:
-    """A request as it came; ``body`` is its JSON, ``verb`` what a role would call it."""
+    """A request as it came; ``body`` is its JSON, ``verb`` what a role would call it, ``cuts`` how many there were."""
 
     verb: str
     resource: Resource
@@ -71,6 +71,7 @@ class Request:
     body: Any
     query: dict[str, str]
     token: str
+    cuts: int
 
 
 @dataclass(frozen=True)
@@ -295,7 +296,7 @@ class KubernetesAPI:
         """The events of a watch, until it is cut or its time is over."""
         since = int(request.query.get("resourceVersion") or self._version)
         deadline = time.monotonic() + float(request.query.get("timeoutSeconds", 1800))
-        cuts, place = self.cuts, 0
+        cuts, place = request.cuts, 0
         if since < self.oldest:
             status = RefusedError(410, "Expired", f"too old resource version: {since} ({self.oldest})").status
             yield {"type": "ERROR", "object": status}
@@ -316,7 +317,7 @@ class KubernetesAPI:
 
     def lines(self, request: Request) -> Iterator[str]:
         """The lines of a pod's log; of one that is followed, until the pod has ended or is gone, or the log is cut."""
-        query, place, cuts = request.query, 0, self.cuts
+        query, place, cuts = request.query, 0, request.cuts
         since = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=int(query.get("sinceSeconds", 10**8)))
         while True:
             with self.changed:
@@ -440,7 +441,7 @@ class _Handler(BaseHTTPRequestHandler):
                     verb = "get" if name else "watch" if query.get("watch", "").lower() == "true" else "list"
                 token = self.headers.get("Authorization", "").rpartition(" ")[2]
                 query = {key: value.lower() if value in ("True", "False") else value for key, value in query.items()}
-                return Request(verb, resource, name, subresource, body, query, token)
+                return Request(verb, resource, name, subresource, body, query, token, self.api.cuts)
         raise RefusedError(404, "NotFound", f"the server could not find the requested resource ({address.path})")
 
     def _answer(self, status: int, body: Object) -> None:

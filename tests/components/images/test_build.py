@@ -10,7 +10,7 @@ from components.images import DATA_IMAGE, IMAGES, MODEL_IMAGE, build
 from components.images.engine import Engine
 from modelcore.errors import InputError
 
-DATA, MODEL, _ = IMAGES
+DATA, MODEL, *_ = IMAGES
 REMOTES = {
     "https://token:x-oauth@git.example.org/team/gpt.git": "https://git.example.org/team/gpt",
     "git@git.example.org:team/gpt.git": "https://git.example.org/team/gpt",

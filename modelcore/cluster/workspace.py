@@ -1,0 +1,92 @@
+"""The folder that the pipeline's pods and the jobs that they start both see: a claim that many pods may write to.
+
+Each job has a folder of its own there, ``jobs/NAME``: ``inputs`` has what it reads and cannot read elsewhere,
+``output`` and ``summary.json`` are what it leaves. These stay, so that a stage whose pod was lost after its job was
+done finds them.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from modelcore import storage
+from modelcore.atomic import atomic_directory, disk_is_full
+from modelcore.errors import InputError, first_line
+
+MOUNTED = "/workspace"
+
+
+def workspace() -> Path:
+    """Where it is: ``MODELCORE_WORKSPACE``, or where the manifests mount it.
+
+    Raises:
+        InputError: If it is not there.
+    """
+    root = Path(os.environ.get("MODELCORE_WORKSPACE") or MOUNTED)
+    if not root.is_dir():
+        raise InputError(
+            f"there is no folder {root} that the job's pods see too; mount the claim aic-gpt-workspace there, or name "
+            "another such folder in MODELCORE_WORKSPACE"
+        )
+    return root
+
+
+class JobFolder:
+    """The folder of one job.
+
+    Args:
+        job: The job's name.
+
+    Attributes:
+        path: The folder.
+        output: Where the job writes what it is run for.
+        summary: Where it writes its summary.
+    """
+
+    def __init__(self, job: str) -> None:
+        self._root = workspace()
+        self.path = self._root / "jobs" / job
+        self.output, self.summary = self.path / "output", self.path / "summary.json"
+
+    def share(self, name: str, place: Path | str) -> str:
+        """The address at which the job can read what lies at ``place``.
+
+        An S3 address is that itself, as is a path in the workspace. Anything else is copied to the folder, once.
+
+        Args:
+            name: What it is to the stage, and in the folder.
+            place: A file, a folder, or an S3 address.
+
+        Raises:
+            InputError: If there is nothing at ``place``, or no room in the workspace.
+        """
+        if storage.is_remote(place):
+            return str(place)
+        real = Path(os.path.realpath(place))
+        if not real.exists():
+            raise InputError(f"{place} does not exist; give a path that this stage can read, or s3://bucket/prefix")
+        if real.is_relative_to(os.path.realpath(self._root)):
+            return str(real)
+        folder = self.path / "inputs" / name
+        if not folder.exists():  # it appears when it is complete
+            try:
+                with atomic_directory(folder) as fresh:
+                    if real.is_dir():
+                        shutil.copytree(real, fresh, dirs_exist_ok=True)
+                    else:
+                        shutil.copy2(real, fresh / real.name)
+            except OSError as error:
+                if not disk_is_full(error):
+                    raise
+                raise InputError(f"no space left in {self._root} for {place} ({first_line(error)})") from None
+        return str(folder if real.is_dir() else folder / real.name)
+
+    def is_complete(self) -> bool:
+        """Whether the job's output and summary are there."""
+        return self.output.is_dir() and self.summary.is_file()
+
+    def drop_inputs(self) -> None:
+        """Removes the copies of inputs, which nobody needs any more."""
+        shutil.rmtree(self.path / "inputs", ignore_errors=True)
