@@ -164,7 +164,7 @@ def finetune_lora(
                 batches,
                 settings,
                 bytes_per_token=reply_bytes_per_token(learned, tokenizer),
-                report=lambda step, metrics: stage.run.log_metrics(_without_mfu(metrics), step),
+                report=lambda step, metrics: stage.report(step, _without_mfu(metrics)),
                 name="finetune_lora",
                 sharding=shard(model, settings, ranks),
             )

@@ -141,7 +141,7 @@ def pretrain(
                 bytes_per_token=split.n_bytes / split.n_tokens,
                 heldout=heldout,
                 checkpoints=checkpoints,
-                report=lambda step, metrics: stage.run.log_metrics(metrics, step),
+                report=stage.report,
                 name="pretrain",
                 sharding=sharding,
             )

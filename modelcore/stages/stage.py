@@ -21,6 +21,7 @@ from modelcore.atomic import disk_is_full, write_json
 from modelcore.errors import InputError, first_line
 from modelcore.loading import loading_seconds
 from modelcore.machine import process_seconds
+from modelcore.metrics_endpoint import MetricsEndpoint
 from modelcore.stages.cache import StageCache
 from modelcore.stages.outputs import Output
 
@@ -106,6 +107,7 @@ class Stage:
         self._summary_file = Path(summary) if summary is not None else None
         self._cache = StageCache.from_environment()
         self._cache_key: str | None = None
+        self._endpoint: MetricsEndpoint | None = None
 
     @property
     def results(self) -> dict[str, Any]:
@@ -127,6 +129,7 @@ class Stage:
                 output.check(path)
             self.run = tracking.start_stage(self.summary.stage, next(iter(self._outputs), None))
             self.run.log_params(self.summary.parameters)
+            self._endpoint = MetricsEndpoint.from_environment(self.summary.stage)
         except Exception as error:
             self._fail(error)
             raise
@@ -136,6 +139,8 @@ class Stage:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._endpoint is not None:
+            self._endpoint.close()
         loaded = loading_seconds() - self._loaded
         self.summary.work_seconds = round(time.monotonic() - self._began - loaded, 2)
         self.summary.seconds = round(process_seconds(), 2)
@@ -180,6 +185,12 @@ class Stage:
         logger.error("stage=%s status=failed", self.summary.stage)  # why is said once, by who catches the error
         if explained is not None:
             raise InputError(explained) from error
+
+    def report(self, step: int, figures: Mapping[str, float]) -> None:
+        """Logs figures of a step to the tracked run, and shows them to who reads the metrics endpoint."""
+        self.run.log_metrics(figures, step)
+        if self._endpoint is not None:
+            self._endpoint.show(step, figures)
 
     def restore(self, outputs: dict[str, Path], *, inputs: list[Path]) -> bool:
         """Takes the outputs from the cache if it holds them for these inputs, these parameters and this code.

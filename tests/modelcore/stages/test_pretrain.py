@@ -301,3 +301,28 @@ def test_a_tracked_run_has_its_curves_step_by_step(tokens, recipe, tmp_path, mlf
     assert run.data.params["recipe.steps"] == "6"
     assert run.data.params["model.d_model"] == "32"
     assert {file.path for file in mlflow_client.list_artifacts(run.info.run_id)} >= {"loss_curve.png"}
+
+
+def test_prometheus_can_follow_it(tokens, recipe, tmp_path, monkeypatch):
+    """Each point of the curves is read over HTTP at the moment it is reported."""
+    from urllib.request import urlopen
+
+    from modelcore.metrics_endpoint import MetricsEndpoint
+
+    pages, show = [], MetricsEndpoint.show
+
+    def show_and_read(endpoint, step, figures):
+        show(endpoint, step, figures)
+        with urlopen(f"http://127.0.0.1:{endpoint.port}/metrics", timeout=10) as answer:
+            pages.append(answer.read().decode())
+
+    monkeypatch.setenv("MODELCORE_METRICS_PORT", "0")
+    monkeypatch.setattr(MetricsEndpoint, "show", show_and_read)
+    summary = pretrain(tokens=tokens, out=tmp_path / "checkpoint", preset=str(recipe))
+    read = [dict(re.findall(r'^(modelcore_\w+)\{stage="pretrain"\} (\S+)$', page, re.MULTILINE)) for page in pages]
+    curve = summary.series["loss_curve"]
+    for name in ("loss", "tokens_per_second", "mfu", "learning_rate", "gradient_norm", "bits_per_byte"):
+        followed = {float(page["modelcore_step"]): float(page[f"modelcore_{name}"]) for page in read}
+        assert [followed[step] for step in curve["step"]] == curve[name], name
+    heldout = summary.series["heldout_curve"]
+    assert float(read[-1]["modelcore_heldout_bits_per_byte"]) == heldout["bits_per_byte"][-1]
