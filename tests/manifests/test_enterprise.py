@@ -311,6 +311,7 @@ def test_secrets_are_named_and_none_is_there(enterprise):
         ("kubeflow", gpt.STORAGE_SECRET),
         ("aic-gpt-serving", "aic-gpt-models"),
         ("aic-gpt-serving", "aic-gpt-clients"),
+        ("monitoring", "grafana-admin"),
     }
 
 
