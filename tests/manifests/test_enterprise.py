@@ -10,7 +10,7 @@ import yaml
 from kubernetes.utils.quantity import parse_quantity
 
 import modelcore
-from pipelines import gpt
+from pipelines.profile import STORAGE_SECRET
 from tests.manifests.test_free_tier import of_kind
 
 # Kinds whose schemas are not at hand: Gateway API, Envoy Gateway, External Secrets, and one of Kueue's.
@@ -308,7 +308,7 @@ def test_secrets_are_named_and_none_is_there(enterprise):
     assert made == {
         ("mlflow", "mlflow"),
         ("kubeflow", "kfp-mlflow-credentials"),
-        ("kubeflow", gpt.STORAGE_SECRET),
+        ("kubeflow", STORAGE_SECRET),
         ("aic-gpt-serving", "aic-gpt-models"),
         ("aic-gpt-serving", "aic-gpt-clients"),
         ("monitoring", "grafana-admin"),

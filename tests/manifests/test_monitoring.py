@@ -10,7 +10,7 @@ import promql_parser
 import pytest
 import yaml
 
-from modelcore.metrics_endpoint import FIGURES
+from modelcore.metrics_endpoint import FIGURES, PORT_VARIABLE
 from tests.manifests.test_free_tier import of_kind
 
 HISTOGRAM = ("_bucket", "_sum", "_count")
@@ -167,6 +167,15 @@ def test_what_is_monitored_are_pods_of_ours_at_ports_they_have(enterprise):
     assert [
         {"protocol": "TCP", "port": monitors["aic-gpt-training"]["spec"]["podMetricsEndpoints"][0]["portNumber"]}
     ] == opened
+
+
+def test_training_shows_its_figures_where_they_are_read(enterprise):
+    runtime = of_kind(enterprise, "ClusterTrainingRuntime")["aic-gpt-torch"]
+    (job,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
+    (container,) = job["template"]["spec"]["template"]["spec"]["containers"]
+    (endpoint,) = of_kind(enterprise, "PodMonitor")["aic-gpt-training"]["spec"]["podMetricsEndpoints"]
+    assert {"name": PORT_VARIABLE, "value": str(endpoint["portNumber"])} in container["env"]
+    assert endpoint["portNumber"] in [port["containerPort"] for port in container["ports"]]
 
 
 # --- with Prometheus' own tool

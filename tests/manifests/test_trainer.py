@@ -5,7 +5,7 @@ import yaml
 
 import modelcore
 from components.images import MODEL_IMAGE
-from pipelines.gpt import STORAGE_SECRET, STORAGE_VARIABLES
+from pipelines.profile import STORAGE_SECRET, STORAGE_VARIABLES
 from tests.servers.kubernetes_schemas import faults
 
 
