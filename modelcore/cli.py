@@ -47,7 +47,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         command: Callable[[argparse.Namespace], int] = options.command
         return command(options)
     except (InputError, ConversionError) as error:
-        sys.stderr.write(f"modelcore: error: {error}\n")
+        sys.stderr.write(f"modelcore: error: {logs.of_rank()}{error}\n")
         return 1
     except ModuleNotFoundError as error:
         if error.name and error.name.partition(".")[0] == "modelcore":
@@ -201,6 +201,9 @@ def _add_pretrain(commands: Commands) -> None:
             learning_rate=options.learning_rate,
             optimizer=options.optimizer,
             seed=options.seed,
+            parallel=options.parallel,
+            shard_size=options.shard_size,
+            tensor_parallel=options.tensor_parallel,
             checkpoint_uri=options.checkpoint_uri,
         )
         return _done(options.out, result.results)
@@ -215,6 +218,16 @@ def _add_pretrain(commands: Commands) -> None:
     parser.add_argument("--learning-rate", type=float, default=0.0, help="peak learning rate; 0: the recipe's")
     parser.add_argument("--optimizer", choices=("recipe", "adamw", "muon"), default="recipe")
     parser.add_argument("--seed", type=int, default=0, help="seed of the weights and of the order of samples")
+    parser.add_argument(
+        "--parallel",
+        choices=("recipe", "ddp", "fsdp"),
+        default="recipe",
+        help="under torchrun: each process with the whole model (ddp), or with a shard of it (fsdp)",
+    )
+    parser.add_argument("--shard-size", type=int, default=0, help="with fsdp, processes a shard is of; 0: the recipe's")
+    parser.add_argument(
+        "--tensor-parallel", type=int, default=0, help="processes that share each large matrix; 0: the recipe's"
+    )
     parser.add_argument(
         "--checkpoint-uri", default="", help="path or s3:// prefix for training checkpoints; empty: beside --out"
     )

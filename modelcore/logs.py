@@ -7,6 +7,11 @@ import time
 from modelcore import launch
 
 
+def of_rank() -> str:
+    """What begins a line of one of several processes that does not speak for all: ``rank 3: ``; else nothing."""
+    return f"rank {launch.rank()}: " if launch.rank() > 0 else ""
+
+
 def configure(level: int = logging.INFO) -> None:
     """Sends log records of modelcore to standard error; does nothing where a handler is set already.
 
@@ -16,7 +21,8 @@ def configure(level: int = logging.INFO) -> None:
     if logger.handlers:
         return
     handler = logging.StreamHandler(sys.stderr)
-    formatter = logging.Formatter("%(asctime)sZ %(levelname)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S")
+    form = f"%(asctime)sZ %(levelname)s {of_rank()}%(message)s"
+    formatter = logging.Formatter(form, datefmt="%Y-%m-%dT%H:%M:%S")
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)
     logger.addHandler(handler)

@@ -60,6 +60,9 @@ def pretrain(
     learning_rate: float = 0.0,
     optimizer: Literal["recipe", "adamw", "muon"] = "recipe",
     seed: int = 0,
+    parallel: Literal["recipe", "ddp", "fsdp"] = "recipe",
+    shard_size: int = 0,
+    tensor_parallel: int = 0,
     device: str = "auto",
     checkpoint_uri: str = "",
     summary: Path | str | None = None,
@@ -69,9 +72,9 @@ def pretrain(
     A run that was interrupted goes on from its newest complete checkpoint when it is started again with the same
     settings. ``out`` appears, or replaces an earlier model, only when the new one is complete.
 
-    Started by torchrun, the processes share each batch, so ``batch_size`` must be a multiple of their number; the
-    samples and their order do not depend on it, and a run may go on with another number. Only the first process
-    writes, logs and tracks.
+    Started by torchrun, the processes share each batch, so ``batch_size`` must be a multiple of their number (of
+    groups, where some share matrices); the samples and their order do not depend on it, and a run may go on with
+    another number, and laid over them in another way. Only the first process logs, tracks, and writes the model.
 
     Args:
         tokens: A token folder: ``train`` is trained on, ``heldout`` evaluated on.
@@ -83,6 +86,9 @@ def pretrain(
         learning_rate: Peak learning rate of AdamW; 0: the recipe's. Muon's keeps its ratio to it.
         optimizer: ``adamw``, ``muon``; ``recipe``: the recipe's.
         seed: Decides initial weights, order of samples, and dropout.
+        parallel: How torchrun's processes train together: ``ddp``, ``fsdp``; ``recipe``: as the recipe says.
+        shard_size: With ``fsdp``, the processes that a matrix is cut up between; 0: the recipe's, which is all of them.
+        tensor_parallel: Processes that share each of the blocks' matrices; 0: the recipe's, which is 1.
         device: ``auto`` (a GPU if there is one), or a device as torch names it, such as ``cpu`` or ``cuda:1``. Under
             torchrun ``auto`` and ``cuda`` give each process a GPU of its own.
         checkpoint_uri: Folder or ``s3://`` prefix for checkpoints, which stay there. "": the folder
@@ -109,6 +115,7 @@ def pretrain(
     ):
         _check_apart(checkpoint_uri, out)
         recipe = _change(load_recipe(preset), steps, batch_size, sequence_length, learning_rate, optimizer, seed)
+        recipe = _lay_out(recipe, parallel, shard_size, tensor_parallel)
         settings = recipe.training
         chosen = _device(device)
         split = open_split(tokens, "train")
@@ -217,6 +224,18 @@ def _change(
         changes |= {"learning_rate": learning_rate, "muon_learning_rate": muon}
     if optimizer != "recipe":
         changes |= {"optimizer": optimizer}
+    return recipe.with_training(**changes)
+
+
+def _lay_out(recipe: Recipe, parallel: str, shard_size: int, tensor_parallel: int) -> Recipe:
+    """The recipe with another place of the model on the processes; zeros and ``recipe`` leave it as it is."""
+    changes: dict[str, Any] = {}
+    if parallel != "recipe":
+        changes |= {"parallel": parallel, "shard_size": 0}
+    if shard_size:
+        changes |= {"shard_size": shard_size}
+    if tensor_parallel:
+        changes |= {"tensor_parallel": tensor_parallel}
     return recipe.with_training(**changes)
 
 

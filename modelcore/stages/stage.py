@@ -242,7 +242,7 @@ def report_input_errors_in_one_line() -> None:
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if issubclass(kind, InputError):
-            sys.stderr.write(f"error: {error}\n")
+            sys.stderr.write(f"error: {logs.of_rank()}{error}\n")
         else:
             sys.__excepthook__(kind, error, trace)
 

@@ -28,6 +28,7 @@ from modelcore.training.schedule import learning_rate_factor
 from modelcore.training.sharding import Sharding
 from modelcore.training.spikes import SpikeRule
 from modelcore.training.state import Part, random_state, restore_random_state
+from modelcore.training.stragglers import OwnTime
 
 
 class Batches(Protocol):
@@ -120,7 +121,8 @@ def _train(
     average = WeightAverage(trained, settings.ema_decay)
     spikes = SpikeRule(settings.spike_deviations, device)
     parts: dict[str, Part] = {"optimizer": optimizer, "average": average, "spikes": spikes}
-    gradient_sum = sharding.gradient_sum()
+    gradient_sum, own_time = sharding.gradient_sum(), OwnTime(ranks)
+    gradient_sum.before_waiting = own_time.end
     cast = autocast(settings.precision, device)
     flops_per_token = model.config.flops_per_token(settings.sequence_length)
     peak = peak_flops(device) * ranks.world_size
@@ -138,6 +140,7 @@ def _train(
     restore_random_state(state, seed=settings.seed, device=device, ranks=ranks)
 
     shown: dict[str, float | str] = {}
+    own_time.start()
     with saved or contextlib.nullcontext(), Progress(name, settings.steps, "step", start=history.steps) as bar:
         while batch is not None:
             factor = learning_rate_factor(
@@ -150,15 +153,17 @@ def _train(
             )
             optimizer.zero_grad()
             loss = accumulate_gradients(model.hidden, model.head, batch, settings.micro_batch_size, cast, gradient_sum)
+            own_time.start()
             norm = clip_gradients(parameters, settings.clip_norm, sharding.norm)
             finite = (torch.isfinite(loss) & torch.isfinite(norm)).float()
             spike = spikes.is_spike(loss, norm, finite)
             taken = finite - spike
             optimizer.step(factor, taken)
             average.update(history.steps, taken)
-            since.add(loss, norm, finite, spike, batch[0].numel() * ranks.size)
+            batch_tokens = batch[0].numel() * ranks.size
+            since.add(loss, norm, finite, spike, batch_tokens)
             history.steps += 1
-            done = history.steps == settings.steps
+            done, paused = history.steps == settings.steps, False
             # The device is still busy with the step: the next batch costs no time.
             batch = None if done else batches.batch(history.steps, ranks.rank, ranks.size)
 
@@ -170,9 +175,12 @@ def _train(
                 if math.isfinite(metrics["loss"]):
                     _append(history.loss_curve, {"step": history.steps} | metrics)
                     shown |= {"loss": metrics["loss"], "tokens_per_second": metrics["tokens_per_second"]}
+                with since.paused():
+                    metrics |= own_time.report(batch_tokens)
                 if ranks.first:
                     report(history.steps, metrics)
             if heldout is not None and (done or _is_due(history.steps, settings.eval_every)):
+                paused = True
                 with since.paused(), average.in_place():
                     rows = settings.micro_batch_size or settings.batch_size
                     bits = heldout.bits_per_byte(model, rows, cast, ranks)
@@ -185,6 +193,7 @@ def _train(
             bar.update(1, **shown)
             save = saved is not None and (done or _is_due(history.steps, settings.checkpoint_every))
             if done or save:
+                paused = True
                 with since.paused():
                     # Weights so large that their squares overflow are as lost as those that are NaN.
                     norm_of_weights = sharding.norm({p: p.detach() for p in parameters}).item()
@@ -193,6 +202,8 @@ def _train(
                         progress = {"history": dataclasses.asdict(history), "since": since.to_dict()}
                         random = random_state(device, ranks)
                         saved.save(history.steps, model, parts, progress=progress, random=random)
+            if paused:  # the first rank wrote a checkpoint while others waited, and so on
+                own_time.start()
         if saved is not None:
             saved.finish()
     average.apply()

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -83,11 +83,15 @@ class Ranks:
 
     def gather(self, tensor: Tensor) -> list[Tensor]:
         """Each rank's tensor of one shape and dtype, in the order of ranks, on the CPU."""
+        return self.gather_all(tensor)[:: self.tensor_parallel]
+
+    def gather_all(self, tensor: Tensor) -> list[Tensor]:
+        """The same of each process, those that share matrices one after another."""
         if self.world_size == 1:
             return [tensor.cpu()]
         parts = [torch.empty_like(tensor, device=self.device) for _ in range(self.world_size)]
         dist.all_gather(parts, tensor.to(self.device))
-        return [part.cpu() for part in parts[:: self.tensor_parallel]]
+        return [part.cpu() for part in parts]
 
     def share(self, tensors: Sequence[Tensor]) -> None:
         """Gives all ranks rank 0's values, in place."""
@@ -154,7 +158,12 @@ class GradientSum:
         bucket_bytes: Size at which a bucket is closed.
         fsdp: The model, where its other parameters are in shards: FSDP2 adds up each group's gradients in every
             backward pass, but those of groups that have the same shards (HSDP) only in the last.
+
+    Attributes:
+        before_waiting: Called when this rank's own gradients of a step are made.
     """
+
+    before_waiting: Callable[[], None] = staticmethod(lambda: None)
 
     def __init__(
         self,
@@ -184,6 +193,7 @@ class GradientSum:
         """Around the backward pass of a step's last piece: when the block ends, the gradients are the sums."""
         if self.ranks.size == 1:
             yield
+            self.before_waiting()
             return
         self._missing = [len(bucket) for bucket in self._buckets]
         self._sent: list[tuple[Tensor, Any]] = []
@@ -197,6 +207,7 @@ class GradientSum:
                 hook.remove()
             if self._fsdp is not None:
                 self._fsdp.set_requires_all_reduce(False)
+        self.before_waiting()
         for number in range(len(self._sent), len(self._buckets)):  # those with a parameter that got no gradient here
             self._send(number)
         for bucket, (flat, work) in zip(self._buckets, self._sent, strict=True):

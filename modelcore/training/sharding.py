@@ -23,9 +23,10 @@ in bf16, the blocks' matrices travel in bf16, which is what autocast would make 
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.distributed as dist
@@ -37,6 +38,9 @@ from modelcore.training.local import local
 from modelcore.training.parallel import GradientSum, Ranks
 from modelcore.training.precision import computes_in_bf16
 from modelcore.training.recipe import TrainingSettings
+
+if TYPE_CHECKING:  # imports torch's compiler
+    from torch.distributed.fsdp import FSDPModule
 
 
 @dataclass(frozen=True)
@@ -80,9 +84,10 @@ class Sharding:
         return total.sqrt_()
 
     def forget_gathered(self) -> None:
-        """To be called after a forward pass without a backward one, which leaves the root's matrices together."""
+        """To be called after forward passes without a backward one: they leave matrices together that may change."""
         if self.fsdp:
-            cast(Any, self.model).reshard()
+            for module in _fsdp_modules(self.model):
+                module.reshard()
 
     def whole_tensors(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tensors as they would be in one process, on the CPU of the first; others get none. All must call.
@@ -157,6 +162,10 @@ def shard(model: GPT, settings: TrainingSettings, ranks: Ranks) -> Sharding:
         raise InputError(
             "optimizer is muon, which needs whole matrices; with parallel fsdp or tensor_parallel above 1 use adamw"
         )
+    if tensor_parallel > 1:
+        from modelcore.training.tensor_parallel import check_tensor_parallel, cuts_of, share_matrices
+
+        check_tensor_parallel(model.config, tensor_parallel)
     from torch.distributed.device_mesh import init_device_mesh
 
     mesh = init_device_mesh(
@@ -164,9 +173,6 @@ def shard(model: GPT, settings: TrainingSettings, ranks: Ranks) -> Sharding:
     )
     cut: set[nn.Parameter] = set()
     if tensor_parallel > 1:
-        from modelcore.training.tensor_parallel import check_tensor_parallel, cuts_of, share_matrices
-
-        check_tensor_parallel(model.config, tensor_parallel)
         data = init_device_mesh(ranks.device.type, (size, tensor_parallel), mesh_dim_names=("data", "tensor"))
         rank, tensor_rank = divmod(ranks.rank, tensor_parallel)
         ranks = dataclasses.replace(
@@ -197,7 +203,7 @@ def shard(model: GPT, settings: TrainingSettings, ranks: Ranks) -> Sharding:
 
 def _fully_shard(model: GPT, mesh: Any, device: torch.device, bf16: bool) -> None:
     """Cuts a model's matrices into shards, a group of them for each block and one for the rest."""
-    from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
     in_blocks = MixedPrecisionPolicy(
         torch.bfloat16 if bf16 else None, reduce_dtype=torch.float32, cast_forward_inputs=False
@@ -213,7 +219,14 @@ def _fully_shard(model: GPT, mesh: Any, device: torch.device, bf16: bool) -> Non
     rest = MixedPrecisionPolicy(cast_forward_inputs=False)
     fully_shard(model, mesh=mesh, mp_policy=rest, reshard_after_forward=False, ignored_params=vectors)
     register_fsdp_forward_method(model, "hidden")
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module.set_gradient_divide_factor(1.0)  # each rank's gradient is divided already
-            module.set_force_sum_reduction_for_comms(True)
+    for module in _fsdp_modules(model):
+        module.set_gradient_divide_factor(1.0)  # each rank's gradient is divided already
+        module.set_force_sum_reduction_for_comms(True)
+    # Nothing here changes what a block returned in place.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
+
+
+def _fsdp_modules(model: GPT) -> list[FSDPModule]:
+    from torch.distributed.fsdp import FSDPModule
+
+    return [module for module in model.modules() if isinstance(module, FSDPModule)]

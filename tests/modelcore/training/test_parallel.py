@@ -21,7 +21,7 @@ from modelcore.training.sharding import shard
 
 SERVER = multiprocessing.get_context("forkserver")
 # The last two are what torch imports late, when an optimizer is made.
-SERVER.set_forkserver_preload(["modelcore.stages.pretrain", "torch._dynamo", "torch.distributed.tensor"])
+SERVER.set_forkserver_preload(["modelcore.stages.pretrain", "torch._dynamo", "torch.distributed.fsdp"])
 
 
 def as_rank(rank, size, port, task, arguments, options):
