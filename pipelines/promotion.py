@@ -25,7 +25,7 @@ from typing import Any
 
 import yaml
 
-from modelcore import logs, registry, storage
+from modelcore import logs, registry, storage, tracking
 from modelcore.atomic import write_json, write_text
 from modelcore.errors import InputError
 from modelcore.files import file_digest
@@ -193,11 +193,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--overlay", type=Path, default=OVERLAY, help="the enterprise overlay")
     given = parser.parse_args(arguments)
     logs.configure()
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # who waits here would rather know
     try:
         models = given.models or f"s3://{_bucket(given.overlay / 'values' / 'values.env')}"
         shares = promote(given.model, models, given.overlay, canary=given.canary, percent=given.canary_percent)
-    except InputError as error:
-        sys.stderr.write(f"error: {error}\n")
+    except Exception as error:
+        if (reason := error if isinstance(error, InputError) else tracking.fault_of(error)) is None:
+            raise
+        sys.stderr.write(f"error: {reason}\n")
         return 1
     told = ", ".join(f"version {version} takes {share} %" for version, share in shares.items())
     sys.stdout.write(f"{given.overlay / VERSIONS}: {told}; commit it\n")

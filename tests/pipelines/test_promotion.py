@@ -1,6 +1,7 @@
 """What is served follows the registry's aliases: folders that load, and manifests that divide requests among them."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -9,10 +10,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from modelcore import registry
+from modelcore import registry, storage
 from modelcore.errors import InputError
 from pipelines import promotion
 from pipelines.promotion import divide, promote, served_version
+from tests.servers.ports import free_ports
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -163,6 +165,27 @@ def test_the_committed_file_serves_version_1_as_the_command_writes_it(registered
     registered.update(champion=1, candidate=1)
     promote("aic-gpt", str(tmp_path / "models"), overlay)
     assert (overlay / promotion.VERSIONS).read_text() == (promotion.OVERLAY / promotion.VERSIONS).read_text()
+
+
+@pytest.mark.slow  # an S3 server starts
+def test_versions_are_copied_to_the_bucket_that_kserve_reads(registered, overlay, s3_bucket, monkeypatch):
+    registered.update(champion=5, candidate=6)
+    promote("aic-gpt", f"s3://{s3_bucket}/served/", overlay, percent=5)
+    assert storage.list_children(f"s3://{s3_bucket}/served/aic-gpt") == ["v5", "v6"]
+    assert storage.list_children(f"s3://{s3_bucket}/served/aic-gpt/v6") == ["config.json", "manifest.json"]
+    monkeypatch.setattr(registry, "download_huggingface", lambda *_: pytest.fail("it was there"))
+    promote("aic-gpt", f"s3://{s3_bucket}/served", overlay)
+
+
+def test_a_tracking_server_that_is_away_is_one_line(overlay, tmp_path):
+    (port,) = free_ports(1)
+    line = [sys.executable, "-m", "pipelines.promotion", "--overlay", overlay, "--models", tmp_path / "models"]
+    settings = {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{port}", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    done = subprocess.run(line, cwd=REPOSITORY, env=os.environ | settings, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert str(port) in done.stderr
 
 
 def test_the_example_bucket_is_not_copied_to(overlay):
