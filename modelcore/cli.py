@@ -122,6 +122,9 @@ def _add_validate_data(commands: Commands) -> None:
             heldout_fraction=options.heldout_fraction,
             max_bad_fraction=options.max_bad_fraction,
             engine=options.engine,
+            languages=options.languages,
+            quality=options.quality,
+            near_duplicates=options.near_duplicates,
         )
         return _done(options.out, result.results)
 
@@ -133,6 +136,13 @@ def _add_validate_data(commands: Commands) -> None:
     parser.add_argument("--heldout-fraction", type=float, default=0.05, help="share to split off")
     parser.add_argument("--max-bad-fraction", type=float, default=0.05, help="largest share of bad documents")
     _add_engine(parser)
+    parser.add_argument("--languages", default="", help="with spark: languages to keep, such as en,de; empty: all")
+    parser.add_argument(
+        "--quality", choices=("none", "gopher"), default="none", help="with spark: leave out text that fails such rules"
+    )
+    parser.add_argument(
+        "--near-duplicates", type=float, default=0.0, help="with spark: leave out texts so alike, 0.7 to 1; 0: none"
+    )
 
 
 def _add_train_tokenizer(commands: Commands) -> None:

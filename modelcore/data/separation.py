@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -29,12 +29,37 @@ class Separated:
         train: The finished writer of the training documents: how many, how many bytes, their digest.
         heldout: The same for the held-out documents.
         chosen: How the held-out text was found.
+        removed: What each filter left out of the clean documents, by the filter's name.
     """
 
     documents: int
     train: CorpusWriter
     heldout: CorpusWriter
     chosen: Chosen
+    removed: dict[str, Removed] = field(default_factory=dict)
+
+
+@dataclass
+class Removed:
+    """What a filter has left out.
+
+    Attributes:
+        documents: How many documents.
+        bytes: UTF-8 bytes of their texts.
+        samples: The first few: each one's name, why, and how its text begins.
+    """
+
+    documents: int = 0
+    bytes: int = 0
+    samples: list[dict[str, str]] = field(default_factory=list)
+
+    _SAMPLES = 5
+
+    def add(self, further: Removed) -> None:
+        """Adds what comes after."""
+        self.documents += further.documents
+        self.bytes += further.bytes
+        self.samples = [*self.samples, *further.samples][: self._SAMPLES]
 
 
 def separate(

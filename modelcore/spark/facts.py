@@ -13,14 +13,16 @@ import numpy as np
 from modelcore.atomic import atomic_path
 from modelcore.data.facts import COLUMNS, OVERLAP, facts_of
 from modelcore.data.heldout import Overlap
+from modelcore.spark.filters import NO_FILTERS, Filters
 from modelcore.spark.portions import Portion
 from modelcore.spark.tasks import same_hash
+from modelcore.spark.traits import TraitsWriter
 
 if TYPE_CHECKING:
     from pyspark.sql import Row, SparkSession
 
 ROWS_AT_ONCE = 1 << 12
-_POSITIONS = 1 << 32  # a document's position: its portion's number times this, and its own in the portion
+POSITIONS = 1 << 32  # a document's position: its portion's number times this, and its own in the portion
 
 _TYPES = {"str": "string", "boolean": "bool", "Int64": "int64"}
 
@@ -34,12 +36,16 @@ class CollectFacts:
         text_field: Field or column that holds the text.
         folder: Where the file goes.
         lines: Of held-out documents, the files of :meth:`~modelcore.data.heldout.Overlap.of`'s arrays; None of others.
+        filters: What documents are held against beside.
+        traits: Where the outcome of that goes, or None where there is no filter.
     """
 
     portion: Portion
     text_field: str
     folder: Path
     lines: tuple[Path, Path] | None = None
+    filters: Filters = NO_FILTERS
+    traits: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,9 @@ def collect_facts(task: CollectFacts) -> Collected:
         + [(OVERLAP, "float64"), ("position", "int64"), ("digest", "int64")]
     )
     damaged: list[str] = []
-    base = task.portion.number * _POSITIONS
+    base = task.portion.number * POSITIONS
+
+    traits = TraitsWriter(task.traits, task.portion, task.filters) if task.traits else None
 
     def rows() -> Iterator[dict[str, Any]]:
         for index, record in enumerate(task.portion.records(task.text_field)):
@@ -79,6 +87,8 @@ def collect_facts(task: CollectFacts) -> Collected:
             facts = facts_of(record, overlap)
             # The 64 bits that duplicates are found by (FirstDocuments), as a signed number, which is what Spark has.
             digest = int.from_bytes(bytes.fromhex(facts["sha256"][:16]), signed=True) if facts.get("sha256") else None
+            if traits is not None and record.text is not None and not facts["blank"] and not facts["nul_bytes"]:
+                traits.write(base + index, facts["document"], record.text)
             yield facts | {"position": base + index, "digest": digest}
 
     stream = rows()
@@ -89,6 +99,8 @@ def collect_facts(task: CollectFacts) -> Collected:
     ):
         while some := list(islice(stream, ROWS_AT_ONCE)):
             writer.write_table(pa.Table.from_pylist(some, schema=schema))
+    if traits is not None:
+        traits.close()
     return Collected(tuple(damaged), same_hash())
 
 

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,15 +22,21 @@ from modelcore.data.corpus import CorpusWriter, read_documents
 from modelcore.data.facts import fact_tables
 from modelcore.data.heldout import ENOUGH_DOCUMENTS, cut_tail, distinct_lines, is_chosen, shared_lines
 from modelcore.data.quarantine import Quarantine
-from modelcore.data.separation import HELDOUT, TRAINING, Chosen, Separated
+from modelcore.data.separation import HELDOUT, TRAINING, Chosen, Removed, Separated
+from modelcore.data.sources import PREVIEW_CHARACTERS
 from modelcore.data.validation import Fault, Validator
-from modelcore.spark.facts import CollectFacts, SparkDuplicates, collect_facts, read_all, read_facts
+from modelcore.spark.facts import POSITIONS, CollectFacts, SparkDuplicates, collect_facts, read_all, read_facts
+from modelcore.spark.filters import NO_FILTERS, Filters
+from modelcore.spark.near_duplicates import find_near_duplicates
 from modelcore.spark.portions import PORTION_BYTES, Places, Portion, cut_corpus
 from modelcore.spark.session import session
 from modelcore.spark.tasks import run_tasks, same_hash
+from modelcore.spark.traits import removed_documents
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+TRAITS, NEAR = "traits", "near"
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,8 @@ class Part:
         out: Folder whose subfolders ``clean``, ``candidates`` and ``quarantine`` get one a portion.
         faults: The faults of its bad documents, by name.
         hold_out: What becomes a candidate.
-        removed: Names of documents that a filter removes.
+        traits: Folder of what the filters found out.
+        near: Folder of what they found out by comparing documents.
     """
 
     portion: Portion
@@ -70,11 +77,18 @@ class Part:
     out: Path
     hold_out: HoldOut
     faults: dict[str, list[Fault]] = field(default_factory=dict)
-    removed: frozenset[str] = frozenset()
+    traits: Path = Path()
+    near: Path = Path()
 
 
-def part_documents(task: Part) -> None:
-    """Writes the clean documents of a portion, those that may be held out, and the bad ones, where each belongs."""
+def part_documents(task: Part) -> dict[str, Removed]:
+    """Writes the clean documents of a portion, those that may be held out, and the bad ones, where each belongs.
+
+    Returns:
+        What filters have left out, by the filter's name.
+    """
+    left_out: dict[str, Removed] = {}
+    to_remove = removed_documents(task.traits, task.near, task.portion)
     rule, name = task.hold_out, task.portion.name
     records = task.portion.records(task.text_field)
     with (
@@ -90,8 +104,10 @@ def part_documents(task: Part) -> None:
             faults = task.faults.get(document, [])
             if text is None or faults:
                 quarantine.write(task.part, record, faults)
-            elif document in task.removed:
-                continue
+            elif document in to_remove:
+                by, detail = to_remove[document]
+                sample = {"document": document, "detail": detail, "preview": text[:PREVIEW_CHARACTERS]}
+                left_out.setdefault(by, Removed()).add(Removed(1, record.size, [sample]))
             elif rule.chosen == "end of each document":
                 body, tail = cut_tail(text, rule.fraction)
                 clean.write(body, record.source, record.row)
@@ -102,6 +118,7 @@ def part_documents(task: Part) -> None:
                     is_chosen(facts["sha256"], rule.fraction) or document == rule.nearest
                 )
                 (candidates if apart else clean).write(text, record.source, record.row)
+    return left_out
 
 
 @dataclass(frozen=True)
@@ -147,9 +164,13 @@ def separate(
     heldout_out: Path,
     quarantine: Quarantine,
     scratch: Path,
+    filters: Filters = NO_FILTERS,
     portion_bytes: int = PORTION_BYTES,
 ) -> Separated:
     """Validates both texts and writes each document where it belongs, as the single-machine function does.
+
+    Filters, where there are any, look at the clean documents of the corpus, before some of them are held out; text that
+    is given to evaluate on they leave as it is.
 
     Args:
         corpus: Text to train on.
@@ -161,18 +182,24 @@ def separate(
         heldout_out: An existing folder for the clean held-out documents.
         quarantine: Takes the bad documents.
         scratch: An existing, empty folder that driver and workers share, with room for the corpus, compressed.
+        filters: What to leave out of the clean documents of the corpus.
         portion_bytes: About how much text a task reads.
 
     Raises:
         InputError: If a path holds nothing that can be read, or Java is missing.
     """
     with session("validate_data", scratch) as spark:
-        portions = _collect(spark, corpus, text_field, scratch / "train", portion_bytes)
+        portions = _collect(spark, corpus, text_field, scratch / "train", portion_bytes, filters=filters)
+        if filters.near_duplicates:
+            find_near_duplicates(
+                spark, scratch / "train" / TRAITS, scratch / "train" / NEAR, filters.near_duplicates, POSITIONS
+            )
         rule = _validate_training(
             spark, portions, scratch / "train", validator, heldout_fraction, given=heldout is not None
         )
         verdict = validator.verdicts[TRAINING]
-        _part(spark, "train", portions, text_field, scratch / "train", rule, verdict.faults, portions)
+        left_out = _part(spark, "train", portions, text_field, scratch / "train", rule, verdict.faults, portions)
+        removed = {name: left_out.get(name, Removed()) for name in filters.asked_names}
         with CorpusWriter(train_out) as train:
             _join(train, scratch / "train", portions, quarantine)
         if heldout is not None:
@@ -198,7 +225,7 @@ def separate(
         with CorpusWriter(heldout_out) as held:
             _join(held, scratch / "heldout", candidates, quarantine)
     documents = verdict.documents + (validator.verdicts[HELDOUT].documents if heldout is not None else 0)
-    return Separated(documents, train, held, rule.chosen)
+    return Separated(documents, train, held, rule.chosen, removed)
 
 
 def _collect(
@@ -208,6 +235,7 @@ def _collect(
     work: Path,
     portion_bytes: int,
     lines: tuple[Path, Path] | None = None,
+    filters: Filters = NO_FILTERS,
 ) -> list[Portion]:
     """Cuts a corpus and collects its facts; a file of several portions that turns out damaged, as one piece.
 
@@ -216,20 +244,27 @@ def _collect(
     whole: frozenset[str] = frozenset()
     while True:
         portions = cut_corpus(spark, corpus, whole, portion_bytes)
-        damaged = _collect_from(spark, portions, text_field, work, lines)
+        damaged = _collect_from(spark, portions, text_field, work, lines, filters)
         pieces = itertools.groupby(piece.source for portion in portions for piece in portion.pieces)
         in_parts = damaged & {source for source, of_file in pieces if len(list(of_file)) > 1}
         if not in_parts:
             return portions
         whole |= in_parts
-        shutil.rmtree(work / "facts")
+        for folder in ("facts", TRAITS):
+            shutil.rmtree(work / folder, ignore_errors=True)
 
 
 def _collect_from(
-    spark: SparkSession, portions: Sequence[Portion], text_field: str, work: Path, lines: tuple[Path, Path] | None
+    spark: SparkSession,
+    portions: Sequence[Portion],
+    text_field: str,
+    work: Path,
+    lines: tuple[Path, Path] | None,
+    filters: Filters = NO_FILTERS,
 ) -> set[str]:
     """Collects the facts of portions; returns the sources that are damaged."""
-    tasks = [CollectFacts(portion, text_field, work / "facts", lines) for portion in portions]
+    traits = work / TRAITS if filters else None
+    tasks = [CollectFacts(portion, text_field, work / "facts", lines, filters, traits) for portion in portions]
     found = run_tasks(spark, "collect facts", collect_facts, tasks)
     if lines is not None:
         _check_hashes(collected.hash for collected in found)
@@ -248,9 +283,17 @@ def _validate_training(
     """Holds the facts of the training corpus against the rules; tells which of its documents to hold out."""
     clean, any_chosen, nearest = 0, False, ("", "")
     duplicates = SparkDuplicates(spark, work / "facts")
-    for facts in fact_tables(read_all(work / "facts", portions), duplicates, with_overlap=False):
+    removed: set[str] = set()
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for portion in portions:
+            removed.update(removed_documents(work / TRAITS, work / NEAR, portion))
+            yield from read_facts(work / "facts", portion)
+
+    for facts in fact_tables(rows(), duplicates, with_overlap=False):
         bad = validator.validate(TRAINING, facts).faults
-        kept = facts[~facts["document"].isin(list(bad))]
+        kept = facts[~facts["document"].isin([*bad, *removed])]
+        removed.difference_update(facts["document"])
         clean += len(kept)
         for document, digest in zip(kept["document"], kept["sha256"], strict=True):
             any_chosen = any_chosen or is_chosen(digest, fraction)
@@ -272,8 +315,8 @@ def _part(
     rule: HoldOut,
     faults: dict[str, list[Fault]],
     sources: Sequence[Portion],
-) -> None:
-    """Parts the documents of portions, of which ``sources`` tell where they come from.
+) -> dict[str, Removed]:
+    """Parts the documents of portions, of which ``sources`` tell where they come from; returns what filters left out.
 
     Each task is told of the bad ones among its own.
     """
@@ -282,9 +325,24 @@ def _part(
     for document, of_document in faults.items():
         bad.setdefault(places.portion_of(document), {})[document] = of_document
     tasks = [
-        Part(portion, part, text_field, work / "facts", work, rule, bad.get(portion.number, {})) for portion in portions
+        Part(
+            portion,
+            part,
+            text_field,
+            facts=work / "facts",
+            out=work,
+            hold_out=rule,
+            faults=bad.get(portion.number, {}),
+            traits=work / TRAITS,
+            near=work / NEAR,
+        )
+        for portion in portions
     ]
-    run_tasks(spark, f"part {part}", part_documents, tasks)
+    left_out: dict[str, Removed] = {}
+    for of_portion in run_tasks(spark, f"part {part}", part_documents, tasks):
+        for name, removed in of_portion.items():
+            left_out.setdefault(name, Removed()).add(removed)
+    return left_out
 
 
 def _join(writer: CorpusWriter, work: Path, portions: Sequence[Portion], quarantine: Quarantine) -> None:

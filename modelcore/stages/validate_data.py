@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from modelcore.atomic import atomic_directory, write_text
+from modelcore.atomic import atomic_directory, write_json, write_text
 from modelcore.data.corpus import FILE as CORPUS_FILE
 from modelcore.data.heldout import ENOUGH_DOCUMENTS
 from modelcore.data.quarantine import FILE as QUARANTINE_FILE
 from modelcore.data.quarantine import Quarantine
-from modelcore.data.separation import Separated, separate
+from modelcore.data.separation import Removed, Separated, separate
 from modelcore.data.validation import Validator
 from modelcore.data.validation_page import TITLE as PAGE_TITLE
 from modelcore.data.validation_page import render
@@ -28,10 +31,13 @@ TEXT_FIELD = "text"
 HELDOUT_FRACTION = 0.05
 MAX_BAD_FRACTION = 0.05
 PAGE_FILE = "summary.html"
+FILTERS_FILE = "filters.json"
 
 CORPUS = Output("folder of clean documents", CORPUS_FILE)
 QUARANTINE = Output("quarantine", QUARANTINE_FILE)
-DOCS = Output("validation report", PAGE_FILE, PAGE_TITLE, ("index.html", "expectations", "validations", "static"))
+DOCS = Output(
+    "validation report", PAGE_FILE, PAGE_TITLE, ("index.html", "expectations", "validations", "static", FILTERS_FILE)
+)
 
 
 def validate_data(
@@ -46,6 +52,9 @@ def validate_data(
     heldout_fraction: float = HELDOUT_FRACTION,
     max_bad_fraction: float = MAX_BAD_FRACTION,
     engine: Engine = "local",
+    languages: str = "",
+    quality: str = "none",
+    near_duplicates: float = 0.0,
     summary: Path | str | None = None,
 ) -> StageSummary:
     """Validates a corpus and separates the clean documents from the bad, and training from held-out text.
@@ -62,6 +71,11 @@ def validate_data(
         heldout_fraction: How much to hold out where no ``heldout`` is given, between 0 and 1.
         max_bad_fraction: Largest part of the documents that may be bad, from 0 to 1.
         engine: Who does the work: ``local``, this process, or ``spark``; what is written is the same.
+        languages: With Spark: ISO 639-1 codes of the languages to keep of the corpus, a comma between; empty: all.
+        quality: With Spark: ``gopher`` leaves out English text that fails Gopher's rules.
+        near_duplicates: With Spark: leaves out documents that share this part of their 5-word sequences with an earlier
+            one, from 0.7 to 1; 0: none. What these three left out is told in the figures and in ``filters.json`` beside
+            the Data Docs.
         summary: JSON file for the stage's summary, or None.
 
     Raises:
@@ -81,6 +95,9 @@ def validate_data(
         "heldout_fraction": heldout_fraction,
         "max_bad_fraction": max_bad_fraction,
     }
+    filtered = bool(languages or quality != "none" or near_duplicates)
+    if filtered:
+        parameters |= {"languages": languages, "quality": quality, "near_duplicates": near_duplicates}
     written = {
         outputs["train"]: CORPUS,
         outputs["heldout"]: CORPUS,
@@ -99,6 +116,15 @@ def validate_data(
         if not 0 <= max_bad_fraction <= 1:
             raise InputError(f"max_bad_fraction={max_bad_fraction} must lie from 0 to 1")
         check_engine(engine)
+        if filtered and engine != "spark":
+            raise InputError(f"engine={engine!r} has no filters (languages, quality, near_duplicates); take 'spark'")
+        separator: Callable[..., Separated] = separate
+        if engine == "spark":
+            from modelcore.spark.filters import Filters
+            from modelcore.spark.separation import separate as separate_on_spark
+
+            filters = Filters(languages, cast(Any, quality), near_duplicates)
+            separator = partial(separate_on_spark, filters=filters)
         corpus_path = localize(corpus, downloaded / "corpus")
         heldout_path = localize(heldout, downloaded / "heldout") if heldout else None
         failure = None
@@ -111,7 +137,7 @@ def validate_data(
                 heldout_fraction=heldout_fraction,
                 max_bad_fraction=max_bad_fraction,
                 scratch=scratch,
-                engine=engine,
+                separator=separator,
             )
             stage.results.update(found)
             if failure is None:
@@ -152,13 +178,11 @@ def _validate(
     heldout_fraction: float,
     max_bad_fraction: float,
     scratch: Path,
-    engine: Engine,
+    separator: Callable[..., Separated],
 ) -> tuple[dict[str, Any], str | None]:
     """Writes all outputs; or, where the corpus is unfit, quarantine and docs only. Returns figures, and why it is."""
     validator, results, failure = Validator(), dict[str, Any](), None
-    part = separate
-    if engine == "spark":
-        from modelcore.spark.separation import separate as part
+    removed: dict[str, Removed] = {}
     with (
         atomic_directory(outputs["docs"]) as docs,
         atomic_directory(outputs["quarantine"]) as quarantined,
@@ -166,7 +190,7 @@ def _validate(
     ):
         try:  # an unfit corpus leaves the clean documents of an earlier run as they are
             with atomic_directory(outputs["train"]) as train, atomic_directory(outputs["heldout"]) as held:
-                separated = part(
+                separated = separator(
                     corpus,
                     heldout,
                     text_field=text_field,
@@ -177,11 +201,13 @@ def _validate(
                     quarantine=quarantine,
                     scratch=scratch,
                 )
-                results = _figures(separated, quarantine)
+                results, removed = _figures(separated, quarantine), separated.removed
                 _judge(separated, quarantine, max_bad_fraction)
         except _UnfitError as error:
             failure = f"{error}; see {outputs['quarantine'] / QUARANTINE_FILE} and {outputs['docs'] / PAGE_FILE}"
         validator.write_docs(docs)
+        if removed:
+            write_json(docs / FILTERS_FILE, {name: asdict(of_filter) for name, of_filter in removed.items()})
         write_text(docs / PAGE_FILE, render(list(validator.verdicts.values()), results, failure))
     return results, failure
 
@@ -194,6 +220,8 @@ def _figures(separated: Separated, quarantine: Quarantine) -> dict[str, Any]:
         **{f"bad_{reason}": count for reason, count in sorted(quarantine.reasons.items())},
         "heldout_chosen": separated.chosen,
     }
+    for name, removed in separated.removed.items():
+        figures |= {f"removed_{name}_documents": removed.documents, f"removed_{name}_bytes": removed.bytes}
     for part, writer in (("train", separated.train), ("heldout", separated.heldout)):
         figures[f"{part}_documents"] = writer.documents
         figures[f"{part}_bytes"] = writer.bytes
@@ -204,6 +232,8 @@ def _figures(separated: Separated, quarantine: Quarantine) -> dict[str, Any]:
 def _judge(separated: Separated, quarantine: Quarantine, max_bad_fraction: float) -> None:
     counted = ", ".join(f"{count:,} {reason}" for reason, count in quarantine.reasons.most_common())
     bad = f"{quarantine.rows:,} of {separated.documents:,} documents are bad ({counted})"
+    if removed := ", ".join(f"{of.documents:,} {name}" for name, of in separated.removed.items() if of.documents):
+        bad += f", and filters left out {removed}"
     named = f": {quarantine.summary()}"
     if not separated.documents:
         raise _UnfitError("the corpus holds no document: every file is empty")

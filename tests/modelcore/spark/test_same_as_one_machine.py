@@ -2,11 +2,14 @@
 
 import gzip
 import json
+import random
+import re
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from modelcore.data.corpus import read_documents
 from modelcore.errors import InputError
 from modelcore.stages.tokenize_corpus import tokenize_corpus
 from modelcore.stages.train_tokenizer import train_tokenizer
@@ -104,6 +107,7 @@ def test_given_text_that_leaked_into_training_is_refused_alike(tmp_path):
     assert (results["bad_contamination"], results["bad_duplicate"]) == (1, 1)
 
 
+@pytest.mark.slow
 def test_an_unfit_corpus_fails_with_the_same_line(tmp_path):
     corpus = tmp_path / "corpus"
     corpus.mkdir()
@@ -173,3 +177,36 @@ def test_text_that_is_not_clean_is_told_with_the_same_line(tmp_path, tokenizer, 
             )
         messages.add(str(caught.value))
     assert len(messages) == 1
+
+
+@pytest.mark.slow
+def test_filters_report_what_each_removed_and_keep_the_first_of_near_duplicates(tmp_path):
+    draw = random.Random(3)
+    words = (
+        "the of and that have with being house garden morning letter sister answer father window evening " * 2
+    ).split()
+    texts = [" ".join(f"{draw.choice(words)}{draw.randrange(40)}" for _ in range(120)) for _ in range(300)]
+    near = texts[5].rsplit(" ", 3)[0] + " and so on"
+    german = "Es ist eine allgemein anerkannte Wahrheit, dass ein Junggeselle im Besitz eines Vermögens " * 8
+    write_jsonl(tmp_path / "corpus.jsonl", [*texts[:200], near, *texts[200:], german, texts[7], near + " end"])
+    outputs = {f"{name}_out": tmp_path / "run" / name for name in ("train", "heldout", "quarantine", "docs")}
+    settings = {"engine": "spark", "languages": "en", "near_duplicates": 0.8}
+    results = validate_data(corpus=str(tmp_path / "corpus.jsonl"), **settings, **outputs).results
+    report = json.loads((tmp_path / "run" / "docs" / "filters.json").read_text(encoding="utf-8"))
+    assert list(report) == ["language", "near_duplicate"]
+    assert report["language"]["documents"] == results["removed_language_documents"] == 1
+    assert report["language"]["bytes"] == results["removed_language_bytes"] == len(german.encode())
+    assert report["language"]["samples"][0]["preview"].startswith("Es ist eine")
+    removed = [(sample["document"], sample["detail"]) for sample in report["near_duplicate"]["samples"]]
+    assert [name for name, _ in removed] == ["corpus.jsonl:201", "corpus.jsonl:304"]
+    assert all(re.fullmatch(r"(8|9)\d% the same as corpus.jsonl:6", detail) for _, detail in removed)
+    assert results["bad_duplicate"] == 1
+    assert results["train_documents"] + results["heldout_documents"] == 300
+    kept = [text for part in ("train", "heldout") for text, _, _ in read_documents(tmp_path / "run" / part)]
+    assert sorted(kept) == sorted(texts)
+
+
+def test_filters_need_spark(tmp_path):
+    outputs = {f"{name}_out": tmp_path / name for name in ("train", "heldout", "quarantine", "docs")}
+    with pytest.raises(InputError, match="engine='local' has no filters"):
+        validate_data(corpus=str(tmp_path), languages="en", **outputs)
