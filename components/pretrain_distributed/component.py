@@ -44,9 +44,9 @@ def pretrain_distributed(
         optimizer: adamw or muon; recipe: the recipe's.
         seed: Seed of the weights and of the order of samples.
         checkpoint_uri: s3:// prefix or path in the workspace for checkpoints; empty: beside the job's output.
-        parallel: How processes share the work: ddp (each has the whole model) or fsdp (each has a part).
-        shard_size: With fsdp: processes that a weight is sharded over; 0: all.
-        tensor_parallel: Processes that share each large matrix; 1: none do.
+        parallel: ddp (each process has the whole model) or fsdp (each has a part of it); recipe: as the recipe says.
+        shard_size: With fsdp, the processes that a matrix is cut up between; 0: the recipe's, which is all of them.
+        tensor_parallel: Processes that share each of the blocks' matrices; 0: the recipe's, which is 1.
         nodes: Nodes of the job.
         processes_per_node: Processes on each node, one a GPU.
         runtime: Name of the ClusterTrainingRuntime, or of a TrainingRuntime of the namespace.

@@ -24,9 +24,9 @@ def pretrain_distributed(
     optimizer: str = "recipe",
     seed: int = 0,
     checkpoint_uri: str = "",
-    parallel: str = "ddp",
+    parallel: str = "recipe",
     shard_size: int = 0,
-    tensor_parallel: int = 1,
+    tensor_parallel: int = 0,
     nodes: int = 1,
     processes_per_node: int = 1,
     runtime: str = "aic-gpt-torch",
@@ -46,9 +46,9 @@ def pretrain_distributed(
         seed: Decides initial weights, order of samples, and dropout.
         checkpoint_uri: Where checkpoints survive the job: an ``s3://`` prefix, or a path in the workspace. "": beside
             the job's output in the workspace, until it is complete.
-        parallel: ``ddp`` or ``fsdp``.
-        shard_size: With fsdp: ranks that a weight is sharded over; 0: all.
-        tensor_parallel: Ranks that share each large matrix.
+        parallel: ``ddp`` or ``fsdp``; ``recipe``: as the recipe says.
+        shard_size: With fsdp, the processes that a matrix is cut up between; 0: the recipe's, which is all of them.
+        tensor_parallel: Processes that share each of the blocks' matrices; 0: the recipe's, which is 1.
         nodes: Nodes of the job.
         processes_per_node: Processes on each, one a GPU.
         runtime: The (Cluster)TrainingRuntime.

@@ -128,35 +128,46 @@ class Trainer:
             }
         )
 
-    def run_for_real(self, port, **environment):
-        """Starts the job's command, once a node, with what Trainer tells torchrun, and ends the job as that ends."""
+    def run_for_real(self, port, folder):
+        """Starts the job's command, once a node, with what Trainer tells torchrun, and ends the job as that ends.
+
+        Args:
+            port: Where the processes meet.
+            folder: For the files that Kubernetes puts into a pod's status when its container ends.
+        """
         trainer = self.job()["spec"]["trainer"]
         nodes = trainer["numNodes"]
         self.make_pods(nodes)
         self.run_pods(nodes)
         given = {each["name"]: each["value"] for each in trainer.get("env", [])}
-        given |= environment
         given |= {"PET_NNODES": str(nodes), "PET_NPROC_PER_NODE": str(trainer["numProcPerNode"])}
         given |= {"PET_MASTER_ADDR": "127.0.0.1", "PET_MASTER_PORT": str(port)}
+        for node in range(nodes):
+            (folder / f"word-{node}").touch()
         word, *words = trainer["command"]
         program = [str(Path(sys.executable).with_name(word)), *words]
         pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         started = [
-            subprocess.Popen(program, env=os.environ | given | {"PET_NODE_RANK": str(node)}, **pipe)
+            subprocess.Popen(
+                program,
+                env=os.environ
+                | given
+                | {"PET_NODE_RANK": str(node), "MODELCORE_TERMINATION_LOG": str(folder / f"word-{node}")},
+                **pipe,
+            )
             for node in range(nodes)
         ]
-        readers = [
-            threading.Thread(target=self._pass_on, args=each) for each in zip(started, range(nodes), strict=True)
-        ]
+        readers = [threading.Thread(target=self._pass_on, args=each) for each in enumerate(started)]
         for reader in readers:
             reader.start()
         for reader in readers:
             reader.join()
         codes = [process.wait() for process in started]
         for index, code in enumerate(codes):
-            self.end_pod(index, code)
+            self.end_pod(index, code, message=(folder / f"word-{index}").read_text())
         self.say("Failed" if any(codes) else "Complete", reason="JobsEnded", message="as its pods did")
 
     def _pass_on(self, index, process):
-        for line in process.stdout:
-            self.log(line.rstrip("\n"), index=index)
+        with process.stdout:
+            for line in process.stdout:
+                self.log(line.rstrip("\n"), index=index)

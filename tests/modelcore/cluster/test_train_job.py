@@ -65,7 +65,7 @@ def test_the_job_is_what_was_asked_for(train, trainer, meanwhile, monkeypatch, w
     assert spec["command"][:3] == ["torchrun", "-m", "modelcore.cluster.job_process"]
     stage, arguments = trainer.words()
     assert stage == "pretrain"
-    assert {"parallel": "fsdp", "shard_size": 8, "tensor_parallel": 1, "seed": 5}.items() <= arguments.items()
+    assert {"parallel": "fsdp", "shard_size": 8, "tensor_parallel": 0, "seed": 5}.items() <= arguments.items()
     assert arguments["tokens"].startswith(str(workspace))
     # the run of MLflow goes with the job, the password does not
     environment = {each["name"]: each["value"] for each in spec["env"]}
