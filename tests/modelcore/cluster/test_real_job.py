@@ -91,7 +91,7 @@ def test_a_job_whose_processes_are_asked_for_nonsense_says_what_they_say(
 ):
     (port,) = free_ports(1)
     meanwhile(lambda: trainer.run_for_real(port, tmp_path))
-    with pytest.raises(InputError, match=r"failed: pod .*-node-0-0-.* ended with exit code 1: .*batch_size is 3"):
+    with pytest.raises(InputError, match=r"failed: pod .*-node-0-0-.* exit code 1: batch_size=3 must be a multiple"):
         pretrain_distributed(tokens=token_folder, out=tmp_path / "out", preset=recipe, batch_size=3, nodes=2)
 
 
