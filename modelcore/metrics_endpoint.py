@@ -31,6 +31,11 @@ FIGURES = {
     "gradient_norm": "Norm of the gradient before clipping; NaN where no step was taken.",
     "tokens_per_second": "Tokens trained on a second, of all processes together.",
     "mfu": "Model FLOPs utilization, 0 to 1, of all devices together.",
+    "slowest_rank": "Number of the process whose own work took longest, of several.",
+    "slowest_rank_seconds": "Seconds a step of that process's own work.",
+    "median_rank_seconds": "Seconds a step of the median process's own work.",
+    "slowest_to_median": "The slowest process's time over the median one's; 1 where all are alike.",
+    "slowest_rank_tokens_per_second": "Tokens a second that all would reach if nobody were faster and nobody waited.",
     "reported_timestamp_seconds": "When the newest figure was reported, in seconds since 1970.",
 }
 """What each metric says; its name is the key after ``modelcore_``, and all are gauges."""

@@ -149,7 +149,7 @@ def test_dashboards_are_where_grafanas_sidecar_looks_and_no_two_are_one(enterpri
 
 def test_an_alert_says_what_is_wrong_how_bad_it_is_and_what_to_do(rules):
     alerts = [rule for rule in rules if "alert" in rule]
-    assert len({rule["alert"] for rule in alerts}) == len(alerts) == 12
+    assert len({rule["alert"] for rule in alerts}) == len(alerts) == 13
     for rule in alerts:
         assert rule["labels"]["severity"] in ("warning", "critical")
         assert rule["annotations"].keys() == {"summary", "description"}
@@ -220,6 +220,11 @@ SCENES = {
         {f"modelcore_tokens_per_second{{{JOB}}}": "1000+0x60 500+0x30"},
         "85m",
         ["TrainingSlowedDown"],
+    ),
+    "a rank that all wait for": (
+        {f"modelcore_slowest_to_median{{{JOB}}}": "1.5+0x30"},
+        "20m",
+        ["TrainingWaitsForOneRank"],
     ),
     "a GPU that is paid for and idle": (
         {'DCGM_FI_DEV_GPU_UTIL{exported_namespace="kubeflow", exported_pod="run-0"}': "0+0x60"},

@@ -9,11 +9,13 @@ import urllib.error
 import urllib.request
 
 import pytest
+import torch
 
 from modelcore import metrics_endpoint, tracking
 from modelcore.errors import InputError
 from modelcore.metrics_endpoint import FIGURES, MetricsEndpoint
 from modelcore.stages.stage import Stage
+from modelcore.training.stragglers import OwnTime
 
 
 @pytest.fixture
@@ -61,6 +63,23 @@ def test_a_loss_that_is_no_number_is_shown_as_such(endpoint):
     found = samples(read(endpoint.port)[1])
     assert math.isnan(found["modelcore_loss"])
     assert found["modelcore_gradient_norm"] == math.inf
+
+
+def test_all_that_several_processes_report_is_shown(endpoint):
+    class Two:
+        world_size, first, device = 2, True, torch.device("cpu")
+
+        def gather_all(self, own):
+            return [own, own * 3]
+
+    own_time = OwnTime(Two())
+    own_time.start()
+    own_time.end()
+    figures = own_time.report(64)
+    endpoint.show(1, figures)
+    found = samples(read(endpoint.port)[1])
+    assert {name: found[f"modelcore_{name}"] for name in figures} == figures
+    assert found["modelcore_slowest_rank"] == 1
 
 
 def test_before_the_first_figure_the_page_is_there_and_other_pages_are_not(endpoint):
