@@ -308,7 +308,10 @@ def _add_convert(commands: Commands) -> None:
 
     parser = _add(commands, "convert", run, "Convert a model; its format is found by looking at it.")
     parser.add_argument(
-        "source", type=Path, metavar="SOURCE", help="folder of a native or Hugging Face model; for peft, of an adapter"
+        "source",
+        metavar="SOURCE",
+        help="folder of a native or Hugging Face model, or of a checkpoint (step-…); for peft, of an adapter; "
+        "or its s3:// address",
     )
     parser.add_argument("dest", type=Path, metavar="DEST", help="folder to write; for gguf, file that ends in .gguf")
     parser.add_argument(

@@ -22,3 +22,8 @@ def rank() -> int:
 def local_rank() -> int:
     """Its number among those on this machine, from 0."""
     return int(os.environ.get("LOCAL_RANK", "0")) if world_size() > 1 else 0
+
+
+def restart() -> int:
+    """How often torchrun has started the processes again."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from modelcore.adapters import load_adapter, merge
 from modelcore.atomic import atomic_directory, atomic_path, write_json
-from modelcore.convert.formats import Format, detect_format, read_model
+from modelcore.convert.formats import Format, SourceFormat, detect_format, read_model
 from modelcore.convert.gguf import DType, default_dtype, read_gguf, write_gguf
 from modelcore.convert.huggingface import (
     GENERATION_FILE,
@@ -54,7 +54,7 @@ class Conversion:
         size: Their bytes in all.
     """
 
-    source_format: Format
+    source_format: SourceFormat
     max_logit_difference: float
     verified_by: Verifier
     files: tuple[str, ...]
@@ -76,7 +76,7 @@ def convert(
     ``dest`` is replaced in one step, once what was written has been loaded and gives the source's logits.
 
     Args:
-        source: A native or Hugging Face folder; for ``peft``, the folder of an adapter.
+        source: A native or Hugging Face folder, or a checkpoint of pretraining; for ``peft``, the folder of an adapter.
         dest: The folder to write, or for ``gguf`` the file, whose name ends in ``.gguf``. A model that is there is
             replaced.
         to: The format to write.
@@ -136,7 +136,7 @@ def convert(
 
 
 def _convert_to_gguf(
-    dest: Path, source_format: Format, model: GPT, tokenizer: Tokenizer | None, dtype: DType | None
+    dest: Path, source_format: SourceFormat, model: GPT, tokenizer: Tokenizer | None, dtype: DType | None
 ) -> Conversion:
     exact = default_dtype(model)
     dtype = dtype or exact
@@ -153,7 +153,7 @@ def _convert_to_gguf(
     return Conversion(source_format, difference, "gguf", (dest.name,), size)
 
 
-def _convert_adapter(source: Path, dest: Path, source_format: Format, base: Path) -> Conversion:
+def _convert_adapter(source: Path, dest: Path, source_format: SourceFormat, base: Path) -> Conversion:
     if source_format != "peft":
         raise InputError(f"{source} is a {source_format} model; the source of a peft folder must be an adapter")
     native = base if detect_format(base) == "native" else None

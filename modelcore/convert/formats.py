@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from modelcore.convert.checkpoint import read_checkpoint
 from modelcore.convert.huggingface import read_huggingface
 from modelcore.errors import InputError
 from modelcore.files import read_json
@@ -12,14 +13,15 @@ from modelcore.gptx import GPT
 from modelcore.models.native import FORMAT, load_model
 
 Format = Literal["native", "huggingface", "peft", "gguf"]
+SourceFormat = Literal["native", "huggingface", "peft", "gguf", "checkpoint"]
 
 GGUF_MAGIC = b"GGUF"
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
-def detect_format(path: Path) -> Format:
-    """What a model is: a ``native``, ``huggingface`` or ``peft`` folder, or a ``gguf`` file.
+def detect_format(path: Path) -> SourceFormat:
+    """What a model is: a ``native``, ``huggingface`` or ``peft`` folder, a run's ``checkpoint``, or a ``gguf`` file.
 
     Raises:
         InputError: If it is none of them.
@@ -31,6 +33,8 @@ def detect_format(path: Path) -> Format:
         return _format_of_file(path)
     if (path / "adapter_config.json").is_file():
         return "peft"
+    if all((path / name).is_file() for name in ("state.json", "manifest.json")):
+        return "checkpoint"
     if not (path / "config.json").is_file():
         raise InputError(f"{path} is no model folder: it has no config.json")
     fields = read_json(path / "config.json")
@@ -57,10 +61,12 @@ def read_model(source: Path, *, apart: bool = False) -> GPT:
         raise InputError(f"{source} is GGUF, which is written here but not read; give the folder it was made from")
     if kind == "peft":
         raise InputError(f"{source} is an adapter; name the model it was trained on, and the adapter beside it")
+    if kind == "checkpoint":
+        return read_checkpoint(source)
     return load_model(source, apart=apart) if kind == "native" else read_huggingface(source, apart=apart)
 
 
-def _format_of_file(path: Path) -> Format:
+def _format_of_file(path: Path) -> SourceFormat:
     with open(path, "rb") as file:
         if file.read(len(GGUF_MAGIC)) == GGUF_MAGIC:
             return "gguf"

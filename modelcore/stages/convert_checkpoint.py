@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from modelcore import storage
 from modelcore.convert import Format, convert
 from modelcore.convert.gguf import DType
 from modelcore.stages.outputs import check_place
 from modelcore.stages.stage import Stage, StageSummary
+from modelcore.stages.work import downloads
 
 DEFAULT_FORMAT: Format = "huggingface"
 
@@ -25,8 +27,8 @@ def convert_checkpoint(
     """Converts a model and checks that what was written computes the same.
 
     Args:
-        checkpoint: A native or Hugging Face model folder, or for ``peft`` an adapter; which of them is found by
-            looking at it.
+        checkpoint: A native or Hugging Face model folder, a checkpoint of pretraining (a folder ``step-…``, sharded or
+            not), or for ``peft`` an adapter; which of them is found by looking at it. Or the ``s3://`` address of one.
         out: The folder to write, or for ``gguf`` the file; replaced when the new one has passed its check.
         adapter: A LoRA adapter of that model, merged into it in fp32; None for the model alone.
         base: For ``peft`` alone: the model that the adapter was trained on.
@@ -42,10 +44,13 @@ def convert_checkpoint(
         InputError: If an input is damaged, is of no kind that can be converted, or the adapter is another model's.
         ConversionError: If the result does not compute what the source does.
     """
-    with Stage("convert_checkpoint", {"to": to, "dtype": dtype or "as stored"}, summary=summary) as stage:
+    with (
+        Stage("convert_checkpoint", {"to": to, "dtype": dtype or "as stored"}, summary=summary) as stage,
+        downloads(Path(out)) as folder,
+    ):
         check_place(Path(out))
         done = convert(
-            Path(checkpoint),
+            storage.localize(checkpoint, folder / "checkpoint"),
             Path(out),
             to,
             adapter=Path(adapter) if adapter is not None else None,

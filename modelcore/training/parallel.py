@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch._C._distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from modelcore import launch
 
@@ -139,7 +141,16 @@ def join(device: torch.device) -> Iterator[Ranks]:
     on_gpu = device.type == "cuda"
     if on_gpu:
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=_TIMEOUT, device_id=device if on_gpu else None)
+    # torchrun keeps one store over its restarts, in which a new process would find the address of a dead one.
+    store, rank, size = next(rendezvous("env://", timeout=_TIMEOUT))
+    dist.init_process_group(
+        "nccl" if on_gpu else "gloo",
+        store=PrefixStore(f"restart-{launch.restart()}", store),
+        rank=rank,
+        world_size=size,
+        timeout=_TIMEOUT,
+        device_id=device if on_gpu else None,
+    )
     try:
         yield Ranks(dist.get_rank(), dist.get_world_size(), device)
     finally:

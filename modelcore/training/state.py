@@ -276,7 +276,7 @@ def load_checkpoint(
     state: dict[str, Any] = json.loads((path / "state.json").read_text(encoding="utf-8"))
     check_identity(path, state, identity)
     for name, part in with_weights(model, parts).items():
-        part.load_state_tensors(with_padding(model, _part_tensors(path, name)))
+        part.load_state_tensors(with_padding(model, part_tensors(path, name)))
     return state
 
 
@@ -362,7 +362,7 @@ def with_weights(model: GPT, parts: Mapping[str, Part]) -> dict[str, Part]:
     return {"model": _Weights(model), **parts}
 
 
-def _part_tensors(path: Path, name: str) -> dict[str, Tensor]:
+def part_tensors(path: Path, name: str) -> dict[str, Tensor]:
     """A part's tensors; none if the checkpoint has nothing of it."""
     if (path / INDEX).is_file():
         from modelcore.training.sharded_storage import read_tensors

@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from modelcore import storage
+from modelcore.convert import convert
 from modelcore.errors import InputError
 from modelcore.gptx import pad_vocabulary
+from modelcore.stages.convert_checkpoint import convert_checkpoint
 from modelcore.training import state as whole_state
 from modelcore.training.averaging import WeightAverage
 from modelcore.training.checkpoint_files import CheckpointFiles
@@ -23,7 +26,7 @@ from modelcore.training.parallel import Ranks
 from modelcore.training.spikes import SpikeRule
 from tests.modelcore.training.test_parallel import make_model, make_settings, on_ranks
 
-IDENTITY = {"model": {"layers": 2}}
+IDENTITY = {"model": make_model().config.to_dict()}
 CPU = torch.device("cpu")
 
 
@@ -190,8 +193,8 @@ def test_a_run_in_pieces_resumes_what_one_process_wrote(tmp_path):
 def test_a_checkpoint_of_another_run_is_refused_by_the_name_of_what_differs(two, tmp_path):
     folder, _ = two
     model, parts = make_run(Ranks(), "whole")
-    with pytest.raises(InputError, match=r"of another run: model.layers was 2, is now 3"):
-        whole_state.resume(folder, model, parts, identity={"model": {"layers": 3}}, ranks=Ranks())
+    with pytest.raises(InputError, match=r"of another run: model.n_layers was 2, is now 3"):
+        whole_state.resume(folder, model, parts, identity={"model": IDENTITY["model"] | {"n_layers": 3}}, ranks=Ranks())
 
 
 def test_torchs_own_planner_loads_it_through_our_reader(two, tmp_path):
@@ -206,6 +209,30 @@ def test_torchs_own_planner_loads_it_through_our_reader(two, tmp_path):
     with pytest.warns(UserWarning, match="single process"):
         dcp.load(state, storage_reader=Reader(files))
     assert_same(state, expected)
+
+
+# --- conversion -------------------------------------------------------------------------------------------------------
+
+
+def assert_is_the_average(folder, expected):
+    found = load_file(folder / "model.safetensors")
+    assert found.keys() == {name.removeprefix("average/") for name in expected if name.startswith("average/")}
+    for name, tensor in found.items():
+        assert torch.equal(tensor, expected[f"average/{name}"]), name
+
+
+def test_it_is_converted_to_one_file_without_a_process_group(two, tmp_path):
+    folder, expected = two
+    done = convert(folder / "step-00000003", tmp_path / "native", "native")
+    assert (done.source_format, done.files) == ("checkpoint", ("config.json", "model.safetensors"))
+    assert_is_the_average(tmp_path / "native", expected)
+    assert convert(folder / "step-00000003", tmp_path / "hf", "huggingface").verified_by == "transformers"
+
+
+def test_what_is_damaged_is_not_converted(copied, tmp_path):
+    flip(copied / "step-00000003" / "shard-00001-of-00002.safetensors")
+    with pytest.raises(InputError, match=r"step-00000003 is damaged: shard-00001-of-00002.safetensors does"):
+        convert(copied / "step-00000003", tmp_path / "native", "native")
 
 
 # --- damage -----------------------------------------------------------------------------------------------------------
@@ -367,6 +394,8 @@ def test_what_two_processes_sent_to_s3_is_resumed_by_four_and_by_one(tmp_path, s
     expected, _ = on_ranks(2, saved_by, place, tmp_path, "fsdp", 1, environment=environment)
     for found, _, _ in on_ranks(4, loaded_by, place, tmp_path, "fsdp", environment=environment):
         assert_same(found, expected)
+    convert_checkpoint(checkpoint=f"{place}/step-00000001", out=tmp_path / "native", to="native")
+    assert_is_the_average(tmp_path / "native", expected)
     pull_checkpoint(place, tmp_path)
     ((found, _, _),) = on_ranks(1, loaded_by, str(tmp_path), tmp_path, "whole")
     assert_same(found, expected)
