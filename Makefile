@@ -64,6 +64,11 @@ $(VENV)/installed: pyproject.toml constraints.txt
 pipeline: $(VENV)/installed ## Train, tune, convert, evaluate and register a GPT here, without a cluster
 	@$(BIN)/python -m pipelines.local $(PIPELINE_OPTIONS) $(words)
 
+# The trials of a sweep: ARGS='--trials "learning_rate=0.005 n_layers=2; learning_rate=0.01 n_layers=4"'.
+.PHONY: sweep
+sweep: $(VENV)/installed ## Pretrain with several learning rates and sizes, go on with the best; parameters as of make pipeline
+	@$(BIN)/python -m pipelines.local --sweep $(PIPELINE_OPTIONS) $(words)
+
 .PHONY: test
 test: $(VENV)/installed ## Run the tests
 	@$(BIN)/python -m pytest -n 2 --dist loadscope -m 'not slow and not engine'
@@ -117,6 +122,11 @@ submit: $(VENV)/installed ## Submit the compiled pipeline to a cluster: make sub
 	@$(BIN)/python -m pipelines.endpoint "$$ENDPOINT"
 	@$(BIN)/kfp --endpoint "$$ENDPOINT" run create -e "$${EXPERIMENT:-aic-ai-poc-gpt}" -r "$${NAME:-gpt}" \
 		-f pipelines/compiled/gpt-pipeline.yaml $(words)
+
+.PHONY: retrain-schedule
+retrain-schedule: $(VENV)/installed ## Retrain on drift, on a schedule: make retrain-schedule ENDPOINT=... ARGS="corpus=s3://..."
+	@test -n "$$ENDPOINT" || { echo "error: ENDPOINT is not set; give the address of KFP's API: make retrain-schedule ENDPOINT=http://localhost:8888" >&2; exit 1; }
+	@$(BIN)/python -m pipelines.recurring "$$ENDPOINT" $(call option,NAME,name) $(call option,EXPERIMENT,experiment) $(words)
 
 .PHONY: local-pipeline
 local-pipeline: $(VENV)/installed ## Run the pipeline on a kind cluster on this machine; NAME and ARGS="steps=300" are optional

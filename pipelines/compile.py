@@ -12,6 +12,7 @@ from pipelines.enterprise import ENTERPRISE
 from pipelines.gpt import DESCRIPTION, NAME, gpt_pipeline, gpt_stages
 from pipelines.profile import make_pipeline
 from pipelines.retrain import retrain_pipeline, retrain_pipeline_enterprise
+from pipelines.sweep import sweep_pipeline, sweep_pipeline_enterprise
 
 FOLDER = Path(__file__).parent / "compiled"
 PIPELINES = {
@@ -19,6 +20,8 @@ PIPELINES = {
     "gpt-pipeline-enterprise": make_pipeline(gpt_stages, ENTERPRISE, name=NAME, description=DESCRIPTION),
     "gpt-retrain": retrain_pipeline,
     "gpt-retrain-enterprise": retrain_pipeline_enterprise,
+    "gpt-sweep": sweep_pipeline,
+    "gpt-sweep-enterprise": sweep_pipeline_enterprise,
 }
 COMPILED = FOLDER / "gpt-pipeline.yaml"
 

@@ -60,6 +60,8 @@ ENTERPRISE = Profile(
         ),
         "evaluate": _GPU,
         "check_drift": _GPU,
+        "pretrain_trial": _GPU,
+        "choose_trial": Pod(cpu="1", memory="4Gi", cpu_limit="4", memory_limit="16Gi", claims=WORKSPACE, retries=1),
         "register_model": Pod(cpu="1", memory="16Gi", cpu_limit="4", memory_limit="64Gi", retries=1),
         "write_report": Pod(cpu="100m", memory="128Mi", cpu_limit="1", memory_limit="1Gi", retries=1),
     },

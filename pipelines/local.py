@@ -35,6 +35,7 @@ from pipelines.stage_processes import Processes
 DEFAULT_RUNS = "runs"
 RUNNERS: dict[str, type[Processes] | type[Containers]] = {"subprocess": Processes, "docker": Containers}
 DEFAULT_RUNNER = "subprocess"
+SWEEP = "--sweep"
 
 
 class LocalRun:
@@ -48,6 +49,7 @@ class LocalRun:
         started: When it began, in seconds of Unix time.
         runner: What its stages run in.
         publish: Where the finished run is to be copied; empty: nowhere.
+        target: What make is asked for to begin such a run.
 
     Raises:
         InputError: If a finished run of that name exists, something else stands in the way, or an input is missing.
@@ -62,13 +64,14 @@ class LocalRun:
         started: float,
         runner: Processes | Containers,
         publish: str = "",
+        target: str = "pipeline",
     ) -> None:
         run_folder.check(runs, name)
         inputs.check(parameters)
         if publish:
             publishing.check(publish, name, runs / name)
         self.given, self.defaults = parameters | {"publish": publish}, defaults | {"publish": ""}
-        self.started = started
+        self.started, self.target = started, target
         self.runs, self.name, self.folder, self.runner = runs, name, runs / name, runner
         self.work = self.folder / run_folder.WORK
         self.parameters = parameters | {"run_folder": _shown(self.folder)}
@@ -148,12 +151,12 @@ class LocalRun:
 
     def mended(self) -> str:
         """What to do after a stage has failed, in one line; the same command would fail again."""
-        where = self._line({}).removeprefix("make pipeline ")
+        where = self._line({}).removeprefix(f"make {self.target} ")
         return f"What was done is kept; correct what is wrong and start again with the same {where}"
 
     def _line(self, given: dict[str, Any]) -> str:
         defaults = self.defaults | {"runner": DEFAULT_RUNNER}
-        return make_line(self.name, _own_runs(self.runs), {"runner": self.runner.name} | given, defaults)
+        return make_line(self.name, _own_runs(self.runs), {"runner": self.runner.name} | given, defaults, self.target)
 
     def _tell_unregistered(self, summaries: list[StageSummary]) -> None:
         """Says how to register the model, where the registry was away."""
@@ -201,9 +204,12 @@ def main(arguments: list[str] | None = None) -> int:
     interrupts = Interrupts(last_words=end_at_once)
     logs.configure()
     try:
-        pipeline = _load_pipeline()
+        arguments = sys.argv[1:] if arguments is None else arguments
+        target = "sweep" if SWEEP in arguments else "pipeline"
+        pipeline = _load_pipeline() if target == "pipeline" else _load_sweep()
         parser = _parser(pipeline)
         options, defaults = vars(parser.parse_args(arguments)), vars(parser.parse_args([]))
+        del options["sweep"], defaults["sweep"]
         runs, name = Path(options.pop("runs")).absolute(), options.pop("name") or _new_name()
         place, kind = options.pop("publish"), options.pop("runner", DEFAULT_RUNNER)
         run_folder.check_name(name)
@@ -213,7 +219,7 @@ def main(arguments: list[str] | None = None) -> int:
         elif run_folder.finish(runs, name):  # all of the run but its last moment had been before
             sys.stderr.write(f"run {name} is complete: {_shown(runs / name)}\n")
         else:
-            run = LocalRun(runs, name, options, defaults, started, RUNNERS[kind](), place)
+            run = LocalRun(runs, name, options, defaults, started, RUNNERS[kind](), place, target)
             if status := run.run(pipeline, interrupts):
                 return status
         if place:
@@ -265,6 +271,19 @@ def _load_pipeline() -> Any:
     return components.load_component_from_file(str(COMPILED))
 
 
+def _load_sweep() -> Any:
+    from kfp import components
+
+    from pipelines.compile import FOLDER
+
+    return components.load_component_from_file(str(FOLDER / "gpt-sweep.yaml"))
+
+
+def _changes(text: str) -> list[str]:
+    """Trials as they are typed: what each changes, a semicolon between one and the next."""
+    return [trial.strip() for trial in text.split(";") if trial.strip()]
+
+
 def _parser(pipeline: Any) -> argparse.ArgumentParser:
     """One option for each of the pipeline's parameters, with its type, default and description."""
     parser = argparse.ArgumentParser(
@@ -283,7 +302,10 @@ def _parser(pipeline: Any) -> argparse.ArgumentParser:
         choices=RUNNERS,
         help="what stages run in: processes, or containers of the images that make images builds; default: %(default)s",
     )
-    types = {"NUMBER_INTEGER": int, "NUMBER_DOUBLE": float, "STRING": str}
+    parser.add_argument(
+        SWEEP, action="store_true", help="pretrain in several trials, and go on with the best; see --sweep --help"
+    )
+    types: dict[str, Any] = {"NUMBER_INTEGER": int, "NUMBER_DOUBLE": float, "STRING": str, "LIST": _changes}
     spec = pipeline.pipeline_spec
     for key, parameter in sorted(spec.root.input_definitions.parameters.items()):
         if key == "run_folder":
@@ -295,7 +317,10 @@ def _parser(pipeline: Any) -> argparse.ArgumentParser:
             .name
         ]
         value = parameter.default_value
-        default = kind(value.string_value if kind is str else value.number_value)
+        if kind is _changes:
+            default: Any = "; ".join(trial.string_value for trial in value.list_value.values)
+        else:
+            default = kind(value.string_value if kind is str else value.number_value)
         text = f"{parameter.description} Default: {'empty' if default == '' else default}"
         parser.add_argument(f"--{key.replace('_', '-')}", type=kind, default=default, help=text.replace("%", "%%"))
     return parser

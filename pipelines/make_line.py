@@ -23,7 +23,13 @@ VARIABLES = (
 )
 
 
-def make_line(name: str, runs: str | None, parameters: Mapping[str, Any], defaults: Mapping[str, Any]) -> str:
+def make_line(
+    name: str,
+    runs: str | None,
+    parameters: Mapping[str, Any],
+    defaults: Mapping[str, Any],
+    target: str = "pipeline",
+) -> str:
     """The command that starts a run with these parameters, quoted for a shell.
 
     Args:
@@ -31,16 +37,18 @@ def make_line(name: str, runs: str | None, parameters: Mapping[str, Any], defaul
         runs: Folder of all runs; None if it is the default.
         parameters: Every parameter of the run, and what its stages run in.
         defaults: The pipeline's; what does not differ from them is left out.
+        target: What make is asked for.
     """
     defaults = dict(defaults)
     if parameters.get("corpus") != defaults.get("corpus"):
         defaults["heldout"] = ""  # as the Makefile has it: the sample's evaluation text is for the sample
     given = {key: value for key, value in parameters.items() if value != defaults[key]}
-    line = ["make", "pipeline", f"NAME={name}"]
+    line = ["make", target, f"NAME={name}"]
     if runs is not None:
         line.append(f"RUNS={shlex.quote(runs)}")
     line += [f"{key.upper()}={shlex.quote(str(given.pop(key)))}" for key in VARIABLES if key in given]
     if given:
-        words = shlex.join(f"--{key.replace('_', '-')}={value}" for key, value in given.items())
+        plain = {key: "; ".join(value) if isinstance(value, list) else value for key, value in given.items()}
+        words = shlex.join(f"--{key.replace('_', '-')}={value}" for key, value in plain.items())
         line.append(f'ARGS="{words}"' if not set(words) & set("'\"\\$`!") else f"ARGS={shlex.quote(words)}")
     return " ".join(line)

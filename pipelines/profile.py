@@ -206,6 +206,8 @@ FREE_TIER = Profile(
         "evaluate": Pod(cpu="500m", memory="640Mi", storage=True),
         "register_model": Pod(cpu="250m", memory="768Mi"),
         "write_report": Pod(cpu="100m", memory="128Mi"),
+        "pretrain_trial": Pod(cpu="500m", memory="512Mi", storage=True),
+        "choose_trial": Pod(cpu="100m", memory="512Mi"),
         "check_drift": Pod(cpu="500m", memory="768Mi", storage=True),
     },
 )

@@ -44,6 +44,9 @@ LATEST = "latest"
 WORK = ".work"
 LOG = "pipeline.log"
 DONE = "run.json"
+# In a sweep pretraining is many tasks, and this one has the outputs of the best of them.
+_BEST = {"pretrain": "choose-trial"}
+_SWEEP = ("choose-trial", "page", "report/sweep.html")
 _RESERVED = (LATEST, "mlflow.db", "mlartifacts")
 
 
@@ -116,16 +119,18 @@ def finish(runs: Path, name: str) -> bool:
 def first_without_summary(root: Path) -> str | None:
     """The first stage that left no summary in KFP's ``root``; None where all have."""
     (pipeline_folder,) = root.iterdir()
-    return next((stage for stage in STAGES if not (pipeline_folder / _task(stage) / "summary").is_file()), None)
+    return next((stage for stage in STAGES if not (_task(pipeline_folder, stage) / "summary").is_file()), None)
 
 
 def collect(root: Path, folder: Path) -> list[StageSummary]:
     """Moves the tasks' outputs from KFP's ``root`` to their places in the run's folder; returns the summaries."""
     (pipeline_folder,) = root.iterdir()
-    places = {pipeline_folder / task / output: folder / place for (task, output), place in LAYOUT.items()}
+    places = {_task(pipeline_folder, task) / output: folder / place for (task, output), place in LAYOUT.items()}
+    task, output, place = _SWEEP
+    if (pipeline_folder / task / output).is_file():
+        places[pipeline_folder / task / output] = folder / place
     summaries = {
-        pipeline_folder / _task(stage) / "summary": folder / "report" / "summaries" / f"{stage}.json"
-        for stage in STAGES
+        _task(pipeline_folder, stage) / "summary": folder / "report" / "summaries" / f"{stage}.json" for stage in STAGES
     }
     for source, destination in (places | summaries).items():
         if destination.is_dir():
@@ -135,8 +140,10 @@ def collect(root: Path, folder: Path) -> list[StageSummary]:
     return [StageSummary.load(path) for path in summaries.values()]
 
 
-def _task(stage: str) -> str:
-    return stage.replace("_", "-")
+def _task(pipeline_folder: Path, stage: str) -> Path:
+    """Where KFP's local runner keeps the outputs of the task that a stage is."""
+    best = pipeline_folder / _BEST.get(stage, "")
+    return best if stage in _BEST and best.is_dir() else pipeline_folder / stage.replace("_", "-")
 
 
 def point_latest(runs: Path, name: str) -> None:

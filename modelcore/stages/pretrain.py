@@ -128,6 +128,8 @@ def pretrain(
         # The stage's own parameters are logged already: "steps" there may be 0, the recipe's are what holds.
         fields = {"recipe": recipe.to_dict()["training"], "model": config.to_dict()}
         stage.run.log_params({f"{part}.{key}": value for part, of in fields.items() for key, value in of.items()})
+        if preset != recipe.name:  # a file of one's own: its name tells runs apart
+            stage.run.set_tags({"mlflow.runName": f"pretrain {recipe.name}"})
         stage.run.log_dataset(
             name="tokens", source=str(tokens), digest=split.digest, rows=split.n_documents, context="training"
         )

@@ -1,28 +1,15 @@
-"""A machine with stand-ins for docker, kind and kubectl, and real servers behind the ports that they forward.
-
-KFP's API server is played over HTTP as its client package, kfp_server_api, defines it: what it is given must be made of
-the client's own models, fields, types and all, and what it gives back is.
-"""
+"""A machine with stand-ins for docker, kind and kubectl, and real servers behind the ports that they forward."""
 
 import base64
 import contextlib
-import datetime
 import json
 import os
 import sys
-import threading
-import traceback
-import uuid
 from collections import namedtuple
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
 
 import boto3
-import kfp_server_api
 import pytest
-from google.protobuf import json_format
-from kfp.pipeline_spec import pipeline_spec_pb2
 from moto.server import ThreadedMotoServer
 
 from modelcore.stages.stage import StageSummary
@@ -30,142 +17,9 @@ from pipelines.kind import __main__ as program
 from pipelines.kind import outcome, submission
 from pipelines.kind.requirements import IMAGES, NEEDED_MIB
 from pipelines.run_folder import STAGES
+from tests.servers.kfp import KFP, Server
 
 STORE_KEY = {"accesskey": "key-of-the-store", "secretkey": "secret-of-the-store"}
-API = "/apis/v2beta1/"
-
-
-def conforms(value, kind):
-    """Whether a JSON value is of a type as kfp_server_api writes types: a model's name, list[...], str ..."""
-    if value is None or kind == "object":
-        return True
-    if kind.startswith("list["):
-        return isinstance(value, list) and all(conforms(item, kind[5:-1]) for item in value)
-    if kind.startswith("dict("):
-        inner = kind[5:-1].split(", ", 1)[1]
-        return isinstance(value, dict) and all(conforms(item, inner) for item in value.values())
-    if kind == "datetime":
-        return bool(datetime.datetime.fromisoformat(value))
-    if kind in ("str", "int", "bool", "float"):
-        return isinstance(value, {"str": str, "int": int, "bool": bool, "float": float}[kind])
-    model = getattr(kfp_server_api, kind)
-    if not model.openapi_types:  # an enumeration
-        return value in model.allowable_values
-    fields = {model.attribute_map[name]: inner for name, inner in model.openapi_types.items()}
-    return isinstance(value, dict) and all(key in fields and conforms(value[key], fields[key]) for key in value)
-
-
-class Server:
-    """An HTTP server in a thread, for as long as the block runs; subclasses answer with (status, JSON)."""
-
-    def __enter__(self):
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def answer(self):
-                size = int(self.headers.get("Content-Length") or 0)
-                body = json.loads(self.rfile.read(size)) if size else None
-                try:
-                    status, said = outer.answer(self.command, self.path, body, self.headers)
-                except Exception as error:  # a fault of what was asked
-                    status, said = 500, {"code": 13, "message": repr(error)}
-                    traceback.print_exc()
-                text = json.dumps(said).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(text)))
-                self.end_headers()
-                self.wfile.write(text)
-
-            do_GET = do_POST = do_PATCH = answer  # noqa: N815
-
-            def log_message(self, *arguments):
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.port = self.http.server_address[1]
-        self.address = f"http://127.0.0.1:{self.port}"
-        threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        return self
-
-    def __exit__(self, *error):
-        self.http.shutdown()
-        self.http.server_close()
-
-
-class KFP(Server):
-    """KFP's API server, v2beta1; each look at a run takes it one step further.
-
-    Attributes:
-        steps: The states a run goes through, one a look.
-        experiments: By id.
-        runs: By id.
-        on_run: Called with the id of each run that is made.
-    """
-
-    def __init__(self):
-        self.steps = ["PENDING", "RUNNING", "SUCCEEDED"]
-        self.message = None
-        self.experiments, self.runs, self.looks = {}, {}, {}
-        self.on_run = lambda run_id: None
-
-    def answer(self, method, path, body, headers):
-        url = urlsplit(path)
-        match method, url.path.removeprefix(API).split("/"):
-            case "GET", ["healthz"]:
-                return 200, {"multi_user": False, "pipeline_store": "database"}
-            case "GET", ["experiments"]:
-                (chosen,) = json.loads(parse_qs(url.query)["filter"][0])["predicates"]
-                assert (chosen["operation"], chosen["key"]) == (1, "display_name")  # 1 is EQUALS
-                found = [e for e in self.experiments.values() if e["display_name"] == chosen["stringValue"]]
-                return 200, {"experiments": found} if found else {}
-            case "GET", ["experiments", experiment]:
-                return 200, self.experiments[experiment]
-            case "POST", ["experiments"]:
-                assert conforms(body, "V2beta1Experiment")
-                return 200, self.keep(self.experiments, "experiment_id", body)
-            case "GET", ["runs"]:
-                wanted = parse_qs(url.query)["experiment_id"]
-                found = [run for run in self.runs.values() if [run["experiment_id"]] == wanted]
-                return 200, {"runs": found, "total_size": len(found)} if found else {}
-            case "POST", ["runs"]:
-                return self.create(body)
-            case "GET", ["runs", run_id] if run_id in self.runs:
-                return 200, self.look(run_id)
-        return 404, {"code": 5, "message": f"{method} {path} not found"}
-
-    def create(self, body):
-        assert conforms(body, "V2beta1Run")
-        assert body["experiment_id"] in self.experiments
-        spec = pipeline_spec_pb2.PipelineSpec()
-        json_format.ParseDict(body["pipeline_spec"]["pipeline_spec"], spec)
-        assert body["pipeline_spec"]["platform_spec"]["platforms"].keys() == {"kubernetes"}
-        if unknown := body["runtime_config"]["parameters"].keys() - spec.root.input_definitions.parameters.keys():
-            return 400, {"code": 3, "message": f"unknown parameters {sorted(unknown)}"}
-        run = self.keep(self.runs, "run_id", body | {"state": "PENDING"})
-        self.on_run(run["run_id"])
-        return 200, run
-
-    def look(self, run_id):
-        state = self.steps[min(self.looks.get(run_id, 0), len(self.steps) - 1)]
-        self.looks[run_id] = self.looks.get(run_id, 0) + 1
-        run = self.runs[run_id]
-        run["state"] = state
-        tasks = [{"display_name": "root", "state": state}, {"display_name": "validate-data", "state": "SUCCEEDED"}]
-        run["run_details"] = {"task_details": [*tasks, {"display_name": "train-tokenizer", "state": state}]}
-        if state in submission.ENDED:
-            created = datetime.datetime.fromisoformat(run["created_at"])
-            run["finished_at"] = (created + datetime.timedelta(seconds=312)).isoformat()
-        if state == "FAILED":
-            run["error"] = {"code": 9, "message": self.message}
-        assert conforms(run, "V2beta1Run")
-        return run
-
-    def keep(self, where, key, body):
-        now = datetime.datetime.now(datetime.UTC).isoformat()
-        entry = {**body, key: str(uuid.uuid4()), "created_at": now}
-        where[entry[key]] = entry
-        return entry
 
 
 class MLflow(Server):
