@@ -51,7 +51,7 @@ def render(name: str) -> str:
         lines.append(f"| `{key}` | {_type(made.type)} | {described[key]} |")
     lines += [
         "",
-        f"The work is done by `modelcore.stages.{name}`; {_also(spec.implementation.container.image)}.",
+        f"The work is done by `modelcore.stages.{name}`; {_also(name, spec.implementation.container.image)}.",
         "",
         "Made from the component's code by `make compile`.",
         "",
@@ -59,7 +59,9 @@ def render(name: str) -> str:
     return "\n".join(lines)
 
 
-def _also(image: str) -> str:
+def _also(name: str, image: str) -> str:
+    if name.endswith("_trial"):
+        return "it is part of a sweep, see docs/pipeline.md"
     if image == LAUNCHER_IMAGE:
         return "it needs a cluster, see docs/enterprise.md"
     return "the command line has the same stage (`modelcore --help`)"

@@ -5,7 +5,9 @@ Names that manifests/overlays/enterprise makes stand here once: the workspace, t
 
 from __future__ import annotations
 
-from pipelines.profile import Pod, Profile
+from components.finetune_lora_distributed.component import finetune_lora_distributed
+from components.pretrain_distributed.component import pretrain_distributed
+from pipelines.profile import Pod, Profile, Setting, Substitute
 
 WORKSPACE = {"aic-gpt-workspace": "/workspace"}
 CACHE = {"MODELCORE_CACHE": "/workspace/cache"}
@@ -39,8 +41,28 @@ _GPU = Pod(
     storage=True,
 )
 
+_SETTINGS = (
+    Setting("parallel", "ddp", "How the processes of pretraining share the work: ddp or fsdp."),
+    Setting("shard_size", 0, "With fsdp: processes that a weight is sharded over; 0: all."),
+    Setting("tensor_parallel", 1, "Processes of pretraining that share each large matrix; 1: none do."),
+    Setting("nodes", 1, "Nodes of pretraining's job."),
+    Setting("processes_per_node", 1, "Processes on each of them, one a GPU."),
+    Setting("lora_nodes", 1, "Nodes of the tuning's job."),
+    Setting("lora_processes_per_node", 1, "Processes on each of them, one a GPU."),
+    Setting("runtime", "aic-gpt-torch", "The ClusterTrainingRuntime of both jobs: image, resources, queue, priority."),
+)
+_LAID_OUT = ("parallel", "shard_size", "tensor_parallel", "nodes", "processes_per_node", "runtime")
+
 ENTERPRISE = Profile(
     "enterprise",
+    substitutes={
+        "pretrain": Substitute(pretrain_distributed, {name: name for name in _LAID_OUT}),
+        "finetune_lora": Substitute(
+            finetune_lora_distributed,
+            {"nodes": "lora_nodes", "processes_per_node": "lora_processes_per_node", "runtime": "runtime"},
+        ),
+    },
+    settings=_SETTINGS,
     pods={
         "validate_data": _LAUNCHER,
         "train_tokenizer": Pod(

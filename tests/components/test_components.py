@@ -30,10 +30,12 @@ ON_A_CLUSTER = (
     "finetune_lora_distributed",
     "pretrain_distributed",
 )
+# Those of a sweep: run in tests of its pipeline.
+OF_A_SWEEP = ("pretrain_trial", "choose_trial")
 
 
 def test_there_is_a_folder_for_every_stage():
-    assert component_names() == sorted(NAMES + ON_A_CLUSTER)
+    assert component_names() == sorted(NAMES + ON_A_CLUSTER + OF_A_SWEEP)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -149,7 +151,7 @@ def test_under_the_local_runner_it_does_the_same(direct_run, arguments, mlflow_s
         assert again.results[key] == pytest.approx(before.results[key], rel=1e-5), key
 
 
-@pytest.mark.parametrize("name", NAMES + ON_A_CLUSTER)
+@pytest.mark.parametrize("name", NAMES + ON_A_CLUSTER + OF_A_SWEEP)
 def test_it_compiles_and_installs_nothing_when_it_runs(name, tmp_path):
     path = tmp_path / "component.yaml"
     compiler.Compiler().compile(load_component(name), str(path))
@@ -159,13 +161,13 @@ def test_it_compiles_and_installs_nothing_when_it_runs(name, tmp_path):
     assert "pip install" not in json.dumps(executor)
 
 
-@pytest.mark.parametrize("name", NAMES + ON_A_CLUSTER)
+@pytest.mark.parametrize("name", NAMES + ON_A_CLUSTER + OF_A_SWEEP)
 def test_its_readme_is_current(name):
     from components.readme import FOLDER
 
     assert (FOLDER / name / "README.md").read_text(encoding="utf-8") == render(name), "run: make compile"
 
 
-@pytest.mark.parametrize("name", NAMES + ON_A_CLUSTER)
+@pytest.mark.parametrize("name", NAMES + ON_A_CLUSTER + OF_A_SWEEP)
 def test_every_input_and_output_is_described(name):
     assert "|  |" not in render(name)
