@@ -23,6 +23,8 @@ from modelcore.errors import InputError, first_line
 
 TERRAFORM_VERSION = (1, 11)  # terraform/versions.tf
 
+EXAMPLES = ("example.org", "v0.0.0-example")  # what terraform.tfvars.example holds in the place of one's own
+
 # Where the programs beside Terraform are from, and what does not work without them.
 PROGRAMS = {
     "aws": ("AWS's command line", "the shell, the page and starting again"),
@@ -118,7 +120,10 @@ def check_settings(settings: Mapping[str, Any]) -> Iterator[Finding]:
         name
         for name, value in settings.items()
         if any(
-            "example.org" in text for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)
+            mark in text
+            for text in (value if isinstance(value, list) else [value])
+            if isinstance(text, str)
+            for mark in EXAMPLES
         )
     ]
     if examples:

@@ -4,6 +4,8 @@ import re
 
 # What may stand between the slashes and the host: a user and a password, which may hold a slash of its own.
 _USER = re.compile(r"//(?:[^/\s:]*:\S*|[^/\s]*)@")
+# What reads as a host, its port and a path as well.
+_UNCLEAR = re.compile(r"//[^/\s:@]*:\d*/\S*@")
 
 
 class InputError(ValueError):
@@ -30,6 +32,6 @@ def first_line(error: BaseException) -> str:
 def without_password(text: str) -> str:
     """``text`` in which no address holds the user's name and password that may stand before its host.
 
-    Where a password cannot be told from a port and a path, as in ``//host:1/a@b``, the host goes too.
+    Where a password cannot be told from a port and a path, as in ``//host:1/a@b``, dots stand for both: ``//…@b``.
     """
-    return _USER.sub("//", text)
+    return _USER.sub(lambda found: "//…@" if _UNCLEAR.fullmatch(found[0]) else "//", text)

@@ -50,7 +50,8 @@ def at_moto(monkeypatch, server):
 @pytest.fixture(scope="module")
 def tfvars(tmp_path_factory):
     file = tmp_path_factory.mktemp("settings") / "terraform.tfvars"
-    file.write_text((TERRAFORM / "terraform.tfvars.example").read_text().replace("example.org", "gpt.test"))
+    text = (TERRAFORM / "terraform.tfvars.example").read_text()
+    file.write_text(text.replace("example.org", "gpt.test").replace("v0.0.0-example", "v0.1.0"))
     return file
 
 
@@ -326,7 +327,7 @@ def test_the_examples_own_values_fail(tmp_path):
     settings = read_settings(TERRAFORM / "terraform.tfvars.example")
     first, _ = check_settings(settings)
     assert first.status == "fail"
-    assert "budget_emails, repository_url, torch_cpu_index_url" in first.text
+    assert "budget_emails, repository_url, repository_ref, torch_cpu_index_url" in first.text
 
 
 def test_wrong_values_are_one_failure_each_and_end_the_questions(tfvars, tmp_path, capsys):

@@ -11,7 +11,7 @@ EXAMPLE = TERRAFORM / "terraform.tfvars.example"
 def test_the_example_sets_all_that_has_no_default():
     settings = read_settings(EXAMPLE)
     assert settings["budget_emails"] == ["you@example.org"]
-    assert settings["repository_ref"] == "v0.1.0"
+    assert settings["repository_ref"] == "v0.0.0-example"
     assert settings["instance_type"] == "t3.micro"
     assert settings["budget_thresholds_usd"] == [10, 25, 50]
     assert settings["bucket_name"] is None

@@ -7,7 +7,7 @@ import pytest
 
 from tests.servers.ports import free_ports
 from tracking_server.__main__ import main
-from tracking_server.errors import OperatorError
+from tracking_server.errors import OperatorError, one_line
 from tracking_server.settings import Stores, check_server_settings
 
 COMPLETE = {
@@ -146,6 +146,19 @@ def test_a_number_that_is_none_is_one_line_that_names_its_variable(command, valu
     assert COMMANDS[command] in said
     assert value in said
     assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("http://me:hidden/word@host:1", "http://host:1"),
+        ("http://me:1/hidden@host", "http://…@host"),
+        ("http://host:5000/a@b", "http://…@b"),
+        ("http://host/a@b", "http://host/a@b"),
+    ],
+)
+def test_where_a_password_may_be_a_port_and_a_path_dots_stand_for_both(text, shown):
+    assert one_line(text) == shown
 
 
 @pytest.mark.parametrize("port", ["0", "-1", "65536", ""])

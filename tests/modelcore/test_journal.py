@@ -142,6 +142,9 @@ def test_what_waits_for_one_server_is_not_given_to_another(tmp_path):
         ("http://bob:s3cr3t/pass@host", "http://host"),
         ("http://bob:s@3/cr3t/pass@host:5000", "http://host:5000"),
         ("http://host/a@b", "http://host/a@b"),
+        ("http://host:5000/a@b", "http://…@b"),
+        ("http://bob:1/pass@host:5000/x", "http://…@host:5000/x"),
+        ("http://bob:1@p/pass@host", "http://host"),
         ("sqlite:////tmp/x.db", "sqlite:////tmp/x.db"),
     ],
 )

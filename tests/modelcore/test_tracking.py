@@ -163,13 +163,15 @@ def test_a_tracking_server_that_cannot_be_used_is_one_line_that_names_it(uri, mo
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("password", ["hidden/word", "12/hidden"])
-def test_an_address_whose_password_reads_as_a_port_or_a_path_is_told_without_it(password, monkeypatch):
+@pytest.mark.parametrize(
+    ("password", "shown"), [("hidden/word", "http://127.0.0.1:1"), ("12/hidden", "http://…@127.0.0.1:1")]
+)
+def test_an_address_whose_password_reads_as_a_port_or_a_path_is_told_without_it(password, shown, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://bob:{password}@127.0.0.1:1")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(InputError) as caught, Stage("demo", {}):
         pass
-    assert str(caught.value).startswith('MLFLOW_TRACKING_URI is "http://127.0.0.1:1"; give http://host:port')
+    assert str(caught.value).startswith(f'MLFLOW_TRACKING_URI is "{shown}"; give http://host:port')
     assert "\n" not in str(caught.value)
 
 
