@@ -44,9 +44,17 @@ help: ## Show this list
 	@echo
 	@echo 'make pipeline takes, all optional (README.md says what they are):'
 	@echo '  NAME RUNS RUNNER CORPUS HELDOUT INSTRUCTIONS VOCAB_SIZE PRESET STEPS SEED LORA_RANK LORA_STEPS TASK_ITEMS MODEL_NAME'
-	@echo '  ARGS="--help" for every other parameter. mlflow-ui takes RUNS and PORT, setup PYTHON and VENV.'
-	@echo 'bench takes the folder of a peer to measure beside, LLAMACPP, and bench-gpu NANOGPT LITGPT GPTFAST, all optional;'
-	@echo '  either takes ARGS="--help" or the names of single benchmarks, ARGS="training decoding".'
+	@echo '  ARGS="--help" for every other parameter'
+	@echo 'and the others, optional too, but for ENDPOINT:'
+	@echo '  setup              PYTHON VENV (as every other)'
+	@echo '  bench              LLAMACPP (the folder of a peer to measure beside) ARGS="--help" or names: ARGS="training decoding"'
+	@echo '  bench-gpu          NANOGPT LITGPT GPTFAST ARGS'
+	@echo '  images             ENGINE=docker|podman DEVICE=cpu|cuda BASE_IMAGE'
+	@echo '  images-check       ENGINE'
+	@echo '  submit             ENDPOINT EXPERIMENT NAME ARGS="steps=300"'
+	@echo '  local-pipeline     NAME ARGS="steps=300"'
+	@echo '  mlflow-ui          RUNS PORT'
+	@echo '  free-tier-doctor   ARGS="--tfvars FILE"'
 
 .PHONY: setup
 setup: $(VENV)/installed ## Make the virtual environment and install everything
@@ -104,7 +112,7 @@ bench-gpu: $(VENV)/installed ## The same on one GPU
 	@$(BIN)/python -m bench gpu $(PEER_OPTIONS) $(words)
 
 .PHONY: images
-images: $(VENV)/installed ## Build the container images, with docker or podman: make images ENGINE=podman DEVICE=cuda BASE_IMAGE=...
+images: $(VENV)/installed ## Build the container images, with docker or podman
 	@$(BIN)/python -m components.images.build $(strip $(call option,ENGINE,engine) $(call option,DEVICE,device) $(call option,BASE_IMAGE,base-image))
 
 .PHONY: images-check
@@ -117,7 +125,7 @@ compile: $(VENV)/installed ## Compile the pipeline to pipelines/compiled/ and re
 	@$(BIN)/python -m components.readme
 
 .PHONY: submit
-submit: $(VENV)/installed ## Submit the compiled pipeline to a cluster: make submit ENDPOINT=http://... EXPERIMENT=...
+submit: $(VENV)/installed ## Submit the compiled pipeline to a cluster: make submit ENDPOINT=http://...
 	@test -n "$$ENDPOINT" || { echo "error: ENDPOINT is not set; give the address of KFP's API: make submit ENDPOINT=http://localhost:8888" >&2; exit 1; }
 	@$(BIN)/python -m pipelines.endpoint "$$ENDPOINT"
 	@$(BIN)/kfp --endpoint "$$ENDPOINT" run create -e "$${EXPERIMENT:-aic-ai-poc-gpt}" -r "$${NAME:-gpt}" \
@@ -129,7 +137,7 @@ retrain-schedule: $(VENV)/installed ## Retrain on drift, on a schedule: make ret
 	@$(BIN)/python -m pipelines.recurring "$$ENDPOINT" $(call option,NAME,name) $(call option,EXPERIMENT,experiment) $(words)
 
 .PHONY: local-pipeline
-local-pipeline: $(VENV)/installed ## Run the pipeline on a kind cluster on this machine; NAME and ARGS="steps=300" are optional
+local-pipeline: $(VENV)/installed ## Run the pipeline on a kind cluster on this machine
 	@$(BIN)/python -m pipelines.kind up $(call option,NAME,name) $(words)
 
 .PHONY: local-pipeline-down

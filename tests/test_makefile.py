@@ -91,6 +91,18 @@ def test_help_names_every_variable_of_the_pipeline():
     assert {*OPTIONS, "CORPUS", "ARGS"} <= set(re.findall("[A-Z_]+", done.stdout))
 
 
+def test_help_names_what_each_other_target_takes():
+    text = (REPOSITORY / "Makefile").read_text()
+    variables = re.search(r"^VARIABLES := ((?:.*\\\n)*.*)", text, re.M)[1].replace("\\\n", " ").split()
+    done = subprocess.run(["make", "-C", REPOSITORY, "help"], capture_output=True, text=True, check=True)
+    told = dict(re.findall(r"^  ([a-z-]+) +(.*)$", done.stdout, re.M))
+    for target, recipe in re.findall(r"^([a-z-]+):.*\n((?:\t.*\n)+)", text, re.M):
+        taken = {name for name in variables if re.search(rf"(call option,|\$\$\{{?){name}\b", recipe)}
+        taken |= {"ARGS"} if "$(words)" in recipe else set()
+        if target not in ("help", "pipeline") and taken:
+            assert taken <= set(re.findall("[A-Z_]+", told[target])), target
+
+
 def test_a_corpus_of_ones_own_comes_without_the_samples_evaluation_text(make):
     assert make("pipeline", f"CORPUS={NASTY}")[2:] == ["--corpus", NASTY, "--heldout", ""]
     assert make("pipeline", "CORPUS=a", "HELDOUT=b c")[2:] == ["--corpus", "a", "--heldout", "b c"]
