@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import sys
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, cast
 
 from modelcore.data.facts import COLUMNS, OVERLAP
 from modelcore.data.sources import MAX_DOCUMENT_BYTES
@@ -96,6 +100,23 @@ class _Rule:
     detail: str = ""  # format string of the offending value
 
 
+@contextlib.contextmanager
+def _without_spark_connect() -> Iterator[None]:
+    """Keeps ``pyspark.sql.connect`` from being imported, which Great Expectations can do without.
+
+    Where the main program is no file (``python -c``, pytest-xdist) and gRPC is not installed it takes the process for
+    a doctest, and ends it with status 0.
+    """
+    name = "pyspark.sql.connect"
+    modules = cast("dict[str, ModuleType | None]", sys.modules)
+    held = modules.setdefault(name, None)  # importing what is None is an ImportError
+    try:
+        yield
+    finally:
+        if held is None:
+            del modules[name]
+
+
 class Validator:
     """An ephemeral Great Expectations context: nothing is kept but the Data Docs, nothing is sent anywhere.
 
@@ -105,7 +126,7 @@ class Validator:
 
     def __init__(self) -> None:
         os.environ["GX_ANALYTICS_ENABLED"] = "false"  # read when great_expectations is imported
-        with loading(), warnings.catch_warnings():
+        with loading(), _without_spark_connect(), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # of pyspark, which it imports where that is installed
             import great_expectations as gx
 

@@ -3,6 +3,8 @@
 import json
 import re
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -148,3 +150,9 @@ def test_many_bad_documents_are_all_named(validator):
     found, _ = faults(validator, "many", records)
     assert len(found) == 500
     assert json.dumps(found)
+
+
+def test_a_program_that_is_no_file_is_not_ended_by_an_installed_pyspark():
+    program = "from modelcore.data.validation import Validator; Validator(); print('goes on')"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "goes on\n"
