@@ -15,7 +15,7 @@ from pathlib import Path
 from modelcore import launch, logs
 from modelcore.errors import ConversionError, InputError
 
-STAGES = ("pretrain", "finetune_lora")
+STAGES = ("pretrain", "finetune_lora", "validate_data", "tokenize_corpus")
 TERMINATION_LOG = Path("/dev/termination-log")  # Kubernetes' default, 4,096 bytes
 
 

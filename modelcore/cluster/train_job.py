@@ -8,8 +8,7 @@ tries nothing twice; nor followed with ``wait_for_job_status``, which gives up a
 from __future__ import annotations
 
 import logging
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kubeflow.trainer.constants import constants
@@ -17,8 +16,9 @@ from kubeflow_trainer_api import models
 from kubernetes import client
 from kubernetes.utils import parse_quantity
 
+from modelcore.cluster.cluster_job import ClusterJob
 from modelcore.cluster.connection import Cluster, Object
-from modelcore.errors import InputError, first_line
+from modelcore.errors import InputError
 
 logger = logging.getLogger(__name__)
 
@@ -58,92 +58,43 @@ class TrainJobSpec:
                 raise InputError(f"{name} is {value}; give 1 or more")
 
 
-class TrainJob:
-    """The TrainJob of a name.
+class TrainJob(ClusterJob):
+    """The TrainJob of a name."""
 
-    Args:
-        cluster: Where it is.
-        name: Its name.
-    """
+    kind, resource, plural = constants.TRAINJOB_KIND, _RESOURCE, constants.TRAINJOB_PLURAL
+    operator, container, keeps = "Kubeflow Trainer 2.3", constants.NODE, "its checkpoints stay"
 
-    def __init__(self, cluster: Cluster, name: str) -> None:
-        self.cluster, self.name = cluster, name
-        self.uid = ""  # of the job that this object made or found
+    @property
+    def pods(self) -> str:
+        """The label selector of its pods."""
+        return f"{constants.JOBSET_NAME_LABEL}={self.name}"
 
-    def find(self) -> Object | None:
-        """The job as it is now, or None."""
-        place = (*_RESOURCE, self.cluster.namespace, constants.TRAINJOB_PLURAL, self.name)
-        try:
-            found = self.cluster.call(
-                f"get TrainJob {self.name}", self.cluster.custom.get_namespaced_custom_object, *place
-            )
-        except client.ApiException as error:
-            if error.status == 404:
-                return None
-            raise
-        self.uid = found["metadata"]["uid"]
-        return found
+    def speaks_for_all(self, pod: Object) -> bool:
+        """Whether it is the pod of rank 0: the first one of the nodes, by the order that Trainer gives them."""
+        labels: dict[str, str] = pod["metadata"].get("labels", {})
+        job, index = labels.get(constants.JOBSET_RJOB_NAME_LABEL), labels.get(constants.JOB_INDEX_LABEL)
+        return bool(job == constants.NODE) and index == "0"
 
-    def create(self, spec: TrainJobSpec) -> Object:
+    def is_complete(self, found: Object) -> bool:
+        """Whether the job, as it was found, has done its work."""
+        return condition(found, "Complete") is not None
+
+    def failure(self, found: Object) -> str | None:
+        """What the job, as it was found, says of its failure, which may be nothing; None if it has not failed."""
+        failed = condition(found, "Failed")
+        return None if failed is None else " ".join(filter(None, (failed.get("reason"), failed.get("message"))))
+
+    def create(self, spec: TrainJobSpec) -> None:
         """Makes the job. One that is there already, from a request whose answer was lost, is it.
 
         Raises:
             InputError: If there is no such runtime, or the cluster refuses.
         """
-        manifest = _manifest(self.cluster, spec)
-        place = (*_RESOURCE, self.cluster.namespace, constants.TRAINJOB_PLURAL)
-        try:
-            made = self.cluster.call(
-                f"create TrainJob {self.name}",
-                self.cluster.custom.create_namespaced_custom_object,
-                *place,
-                manifest,
+        if self.send(_manifest(self.cluster, spec)):
+            logger.info(
+                "TrainJob %s/%s created: runtime %s, %d nodes of %d processes",
+                *(self.cluster.namespace, self.name, spec.runtime, spec.nodes, spec.processes_per_node),
             )
-        except client.ApiException as error:
-            found = self.find() if error.status == 409 else None
-            if found is None:
-                raise InputError(
-                    f"TrainJob {self.name} cannot be created ({first_line(error)}); is Kubeflow Trainer 2.3 installed?"
-                ) from None
-            return found
-        self.uid = made["metadata"]["uid"]
-        logger.info(
-            "TrainJob %s/%s created: runtime %s, %d nodes of %d processes",
-            *(self.cluster.namespace, self.name, spec.runtime, spec.nodes, spec.processes_per_node),
-        )
-        return made
-
-    def delete(self, patience: float = float("inf")) -> None:
-        """Removes the job that was made or found, and what Trainer made for it; no other one of its name."""
-        place = (*_RESOURCE, self.cluster.namespace, constants.TRAINJOB_PLURAL, self.name)
-        only = client.V1Preconditions(uid=self.uid) if self.uid else None
-        try:
-            self.cluster.call(
-                f"delete TrainJob {self.name}",
-                self.cluster.custom.delete_namespaced_custom_object,
-                *place,
-                patience=patience,
-                body=client.V1DeleteOptions(propagation_policy="Foreground", preconditions=only),
-            )
-        except client.ApiException as error:
-            if error.status not in (404, 409):  # it is gone, or another's
-                raise
-
-    def wait_until_gone(self) -> None:
-        """Waits until the job, which was deleted, is no more."""
-        for jobs in self.changes(threading.Event()):
-            if not any(job["metadata"]["uid"] == self.uid for job in jobs):
-                return
-
-    def changes(self, ended: threading.Event) -> Iterator[list[Object]]:
-        """The job in a list, or an empty one: now, and whenever it changes, until ``ended`` is set."""
-        return self.cluster.watch(
-            f"watch TrainJob {self.name}",
-            self.cluster.custom.list_namespaced_custom_object,
-            *(*_RESOURCE, self.cluster.namespace, constants.TRAINJOB_PLURAL),
-            field_selector=f"metadata.name={self.name}",
-            ended=ended,
-        )
 
 
 def condition(job: Object, kind: str) -> Object | None:

@@ -12,11 +12,11 @@ from datetime import datetime
 from typing import Any
 
 import urllib3
-from kubeflow.trainer.constants import constants
 from kubernetes import client
 
+from modelcore.cluster.cluster_job import ClusterJob
 from modelcore.cluster.connection import Object
-from modelcore.cluster.train_job import TrainJob, condition
+from modelcore.cluster.train_job import condition
 from modelcore.errors import InputError, first_line
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class Follower:
         job: A job that was made or found.
     """
 
-    def __init__(self, job: TrainJob) -> None:
+    def __init__(self, job: ClusterJob) -> None:
         self._job, self._cluster = job, job.cluster
         self._news: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self._said: set[tuple[str, ...]] = set()
@@ -43,7 +43,7 @@ class Follower:
         self._attempt = 0
         self._logs: dict[str, threading.Thread] = {}
         self._ended = threading.Event()
-        self._label = f"{constants.JOBSET_NAME_LABEL}={job.name}"
+        self._label = job.pods
         self._list_pods = (self._cluster.core.list_namespaced_pod, self._cluster.namespace)
 
     def follow(self) -> None:
@@ -99,17 +99,17 @@ class Follower:
     def _see_job(self, found: list[Object]) -> bool:
         """Whether the job is complete."""
         job = next((each for each in found if each["metadata"]["uid"] == self._job.uid), None)
-        name = f"TrainJob {self._cluster.namespace}/{self._job.name}"
+        name = f"{self._job.kind} {self._cluster.namespace}/{self._job.name}"
         if job is None:
             raise InputError(
-                f"{name} was deleted while it ran, not by this stage; run the stage again, and it goes on from the "
-                "newest checkpoint"
+                f"{name} was deleted while it ran, not by this stage; run the stage again"
+                f"{', and it goes on from the newest checkpoint' if self._job.keeps else ''}"
             )
-        if condition(job, "Complete"):
+        if self._job.is_complete(job):
             self._look_at_pods()
             logger.info("%s is complete", name)
             return True
-        if failed := condition(job, "Failed"):
+        if (failed := self._job.failure(job)) is not None:
             raise InputError(f"{name} failed: {self._why(failed)}")
         suspended = condition(job, "Suspended")
         if job["spec"].get("suspend") or suspended:
@@ -121,10 +121,9 @@ class Follower:
             self._say("job", f"{name} is not suspended any more")
         return False
 
-    def _why(self, failed: Object) -> str:
+    def _why(self, told: str) -> str:
         """Which pod failed first, and how; or what the job says where no pod was seen to fail."""
         self._look_at_pods()
-        told = " ".join(filter(None, (failed.get("reason"), failed.get("message"))))
         if not self._failures:
             return told or "it does not say why"
         _, first = min(self._failures.values())
@@ -151,7 +150,7 @@ class Follower:
             elif phase == "Failed" and name not in self._failures:
                 self._failures[name] = (_end(status).get("finishedAt") or "", self._how_failed(name, status))
                 logger.warning("%s", self._failures[name][1])
-            if phase != "Pending" and _speaks_for_all(pod) and name not in self._logs:
+            if phase != "Pending" and self._job.speaks_for_all(pod) and name not in self._logs:
                 self._logs[name] = threading.Thread(target=self._tell_log, args=(name,), daemon=True)
                 self._logs[name].start()
 
@@ -167,7 +166,7 @@ class Follower:
 
     def _last_lines(self, pod: str) -> str:
         core, place = self._cluster.core, (pod, self._cluster.namespace)
-        keywords = {"container": constants.NODE, "tail_lines": _LAST_LINES, "silence": 10.0}
+        keywords: dict[str, Any] = {"container": self._job.container, "tail_lines": _LAST_LINES, "silence": 10.0}
         try:
             return "\n".join(self._cluster.lines(core.read_namespaced_pod_log, *place, **keywords))
         except (client.ApiException, urllib3.exceptions.HTTPError):  # it is gone, or may not be read
@@ -178,7 +177,7 @@ class Follower:
         for event in events:
             about = event["involvedObject"]
             ours = self._job.name in about.get("name", "")
-            if ours and (event.get("type") == "Warning" or about.get("kind") in ("TrainJob", "Workload")):
+            if ours and (event.get("type") == "Warning" or about.get("kind") in (self._job.kind, "Workload")):
                 message = f"{event.get('reason')}: {event.get('message')}".replace("\n", " ")
                 said = ("event", about["name"], message)
                 if said not in self._said:
@@ -197,7 +196,7 @@ class Follower:
         last, failures = "", 0
         place = (pod, self._cluster.namespace)
         while True:
-            keywords: dict[str, Any] = {"container": constants.NODE, "follow": True, "timestamps": True}
+            keywords: dict[str, Any] = {"container": self._job.container, "follow": True, "timestamps": True}
             if last:  # a minute more than needed, for clocks differ
                 keywords["since_seconds"] = int(time.time() - datetime.fromisoformat(last).timestamp()) + 60
             try:
@@ -221,13 +220,6 @@ class Follower:
             if self._ended.wait(self._cluster.wait_seconds(failures)):
                 return
             failures += 1
-
-
-def _speaks_for_all(pod: Object) -> bool:
-    """Whether it is the pod of rank 0: the first one of the nodes, by the order that Trainer gives them."""
-    labels: dict[str, str] = pod["metadata"].get("labels", {})
-    job, index = labels.get(constants.JOBSET_RJOB_NAME_LABEL), labels.get(constants.JOB_INDEX_LABEL)
-    return bool(job == constants.NODE) and index == "0"
 
 
 def _waits_for(status: Object) -> str:
