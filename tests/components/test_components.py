@@ -29,6 +29,8 @@ NAMES = (
 ON_A_CLUSTER = (
     "finetune_lora_distributed",
     "pretrain_distributed",
+    "tokenize_corpus_spark",
+    "validate_data_spark",
 )
 # Those of a sweep: run in tests of its pipeline.
 OF_A_SWEEP = ("pretrain_trial", "choose_trial")
