@@ -374,7 +374,7 @@ def test_what_it_may_not_do_is_told_in_one_line(train, api, resource, told):
         train()
 
 
-def test_without_the_right_to_read_logs_and_events_it_follows_in_silence(train, trainer, meanwhile, said, told):
+def test_without_the_right_to_read_logs_and_events_it_follows_in_silence(train, trainer, meanwhile, told):
     for rule in trainer.api.rules:
         rule["resources"] = [name for name in rule["resources"] if name not in ("events", "pods/log")]
 
@@ -382,11 +382,11 @@ def test_without_the_right_to_read_logs_and_events_it_follows_in_silence(train, 
         trainer.make_pods()
         trainer.run_pods()
         told("progress goes unsaid")
+        told("what delays the job may go unsaid")
         trainer.complete(loss=1.0)
 
     meanwhile(life)
     assert train().results == {"loss": 1.0}
-    assert any("what delays the job may go unsaid" in line for line in said())
 
 
 def test_an_unknown_runtime_is_told_with_what_would_be_right(train, api):
