@@ -26,6 +26,18 @@ _LAUNCHER = Pod(
     cpu="250m", memory="512Mi", cpu_limit="1", memory_limit="2Gi", claims=WORKSPACE, retries=3, storage=True
 )
 
+# What reads the corpus on one machine.
+_TEXT = Pod(
+    cpu="2",
+    memory="4Gi",
+    cpu_limit="8",
+    memory_limit="16Gi",
+    claims=WORKSPACE,
+    environment=CACHE,
+    retries=1,
+    storage=True,
+)
+
 _GPU = Pod(
     cpu="4",
     memory="32Gi",
@@ -64,7 +76,7 @@ ENTERPRISE = Profile(
     },
     settings=_SETTINGS,
     pods={
-        "validate_data": _LAUNCHER,
+        "validate_data": _TEXT,
         "train_tokenizer": Pod(
             cpu="1",
             memory="1Gi",
@@ -74,7 +86,7 @@ ENTERPRISE = Profile(
             environment=CACHE,
             retries=1,
         ),
-        "tokenize_corpus": _LAUNCHER,
+        "tokenize_corpus": _TEXT,
         "pretrain": _LAUNCHER,
         "finetune_lora": _LAUNCHER,
         "convert_checkpoint": Pod(
