@@ -158,7 +158,7 @@ class TestRefusals:
             ("http://me:hidden-word@127.0.0.1:9", 'URL: "http://127.0.0.1:9/some-bucket/data"; tried once'),
             ("http://me:hidden@word@127.0.0.1:9", 'URL: "http://127.0.0.1:9/some-bucket/data"; tried once'),
             ("http://me:hidden/word@127.0.0.1:9", 'AWS_ENDPOINT_URL is "http://127.0.0.1:9"; give http://host:port'),
-            ("http://me:12/hidden@127.0.0.1:9", 'AWS_ENDPOINT_URL is "http://127.0.0.1:9"; give http://host:port'),
+            ("http://me:12/hidden@127.0.0.1:9", 'AWS_ENDPOINT_URL is "http://…@127.0.0.1:9"; give http://host:port'),
             ("notaurl", 'AWS_ENDPOINT_URL is "notaurl"; give http://host:port or https://host'),
         ],
     )

@@ -26,7 +26,7 @@ def driver(tmp_path, mlflow_store, monkeypatch):
         def parse_args(self, arguments):
             from argparse import Namespace
 
-            given = {"corpus": str(tmp_path), "steps": 7} if arguments is None else {"corpus": "sample", "steps": 0}
+            given = {"corpus": str(tmp_path), "steps": 7} if arguments else {"corpus": "sample", "steps": 0}
             return Namespace(
                 runs=str(tmp_path / "runs"),
                 name="night",
@@ -34,6 +34,7 @@ def driver(tmp_path, mlflow_store, monkeypatch):
                 instructions=__file__,
                 preset="llama-nano",
                 publish="",
+                sweep=False,
                 **given,
             )
 
@@ -48,7 +49,7 @@ def driver(tmp_path, mlflow_store, monkeypatch):
                     return original(*arguments, **named)
 
                 patch.setattr(where, name, stopped)
-            return local.main()
+            return local.main(["--steps", "7"])
 
     return run
 
