@@ -54,9 +54,9 @@ _GPU = Pod(
 )
 
 _SETTINGS = (
-    Setting("parallel", "ddp", "How the processes of pretraining share the work: ddp or fsdp."),
+    Setting("parallel", "recipe", "How the processes of pretraining share the work: ddp or fsdp; recipe: as it says."),
     Setting("shard_size", 0, "With fsdp: processes that a weight is sharded over; 0: all."),
-    Setting("tensor_parallel", 1, "Processes of pretraining that share each large matrix; 1: none do."),
+    Setting("tensor_parallel", 0, "Processes of pretraining that share each large matrix; 0: as the recipe says."),
     Setting("nodes", 1, "Nodes of pretraining's job."),
     Setting("processes_per_node", 1, "Processes on each of them, one a GPU."),
     Setting("lora_nodes", 1, "Nodes of the tuning's job."),

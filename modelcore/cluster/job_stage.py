@@ -135,6 +135,7 @@ def run_job(
     folder, job = JobFolder(name), job_type(cluster, name)
     made = {key: folder.output if len(outputs) == 1 else folder.output / key for key in outputs}
     logger.info("stage=%s job=%s status=started", stage, name)
+    complete = False
     try:
         if not _is_done(job, folder):
             shared = {key: folder.share(key, place) for key, place in inputs.items()}
@@ -144,10 +145,12 @@ def run_job(
                 call["summary"] = str(folder.summary)
                 create(job, call, run, labels | ({"pipeline/runid": run.id} if run.id else {}))
             Follower(job).follow()
+        complete = True
         return _fetch(folder, made, outputs, Path(summary) if summary is not None else None)
     except KeyboardInterrupt:
         interrupts.ignore()
-        _clean_up(job)
+        if not complete:  # else the next attempt finds it, and only fetches
+            _clean_up(job)
         raise SystemExit(interrupts.status) from None
 
 

@@ -179,18 +179,25 @@ class ShardedCheckpoints:
         writer = Writer(address, self._scratch, self._rank, self._size, state)
         try:
             save(copies, storage_writer=writer, planner=SavePlanner(), process_group=self._group)
-            if self._rank == 0:
-                logger.info("checkpoint=%s", address)
-                # Ones with a higher number were passed over as damaged, and are replaced when the run gets there.
-                for old in [other for other in _names(self._place) if other <= name][self._keep :]:
-                    storage.delete_directory(f"{self._place}/{old}")
         except (Exception, CheckpointException) as error:
             fault = _root(error)
             if self._rank == 0:
                 logger.warning("checkpoint %s could not be written: %s; training goes on", address, fault)
                 writer.discard()
             return fault
+        if self._rank == 0:
+            logger.info("checkpoint=%s", address)
+            self._remove_older_than(name)
         return None
+
+    def _remove_older_than(self, name: str) -> None:
+        """Removes all but the newest; that it could not is told, for the new checkpoint is none the worse for it."""
+        try:
+            # Ones with a higher number were passed over as damaged, and are replaced when the run gets there.
+            for old in [other for other in _names(self._place) if other <= name][self._keep :]:
+                storage.delete_directory(f"{self._place}/{old}")
+        except Exception as error:
+            logger.warning("checkpoints before %s/%s could not be removed: %s", self._place, name, _root(error))
 
 
 class _Loading:

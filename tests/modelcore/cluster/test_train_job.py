@@ -1,6 +1,7 @@
 """A stage that is run by a TrainJob, on a cluster that is a stand-in: what it asks for, what it tells, how it ends."""
 
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -287,6 +288,20 @@ def test_a_stage_that_starts_again_when_its_job_is_done_fetches_what_it_made(tra
     meanwhile(lambda: play_a_good_life(trainer))
     first = train()
     assert train() == first
+    assert trainer.api.count("create", "trainjobs") == 1
+
+
+def test_a_stage_that_is_asked_to_stop_while_it_fetches_leaves_the_job_to_the_next_attempt(
+    train, trainer, meanwhile, monkeypatch
+):
+    def stop_instead(*arguments, **named):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    meanwhile(lambda: play_a_good_life(trainer))
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(shutil, "copytree", stop_instead)
+        train()
+    assert train().results == {"loss": 1.5}
     assert trainer.api.count("create", "trainjobs") == 1
 
 

@@ -372,6 +372,30 @@ def test_without_the_last_one_the_end_is_an_error_on_all(tmp_path):
     assert whole_state.latest_checkpoint(tmp_path).name == "step-00000002"
 
 
+def refused_to_remove(ranks, place):
+    from modelcore import storage
+    from modelcore.training.sharded_state import ShardedCheckpoints
+
+    def refuse(address):
+        raise InputError(f"{address} cannot be removed")
+
+    model, parts = make_run(ranks, "fsdp")
+    delete, storage.delete_directory = storage.delete_directory, refuse
+    try:
+        with ShardedCheckpoints(place, Path(place), IDENTITY, 1) as checkpoints:
+            for number in (1, 2):
+                checkpoints.save(number, model, parts, progress={}, random={})
+            checkpoints.finish()
+    finally:
+        storage.delete_directory = delete
+
+
+def test_old_ones_that_cannot_be_removed_take_no_new_one_with_them(tmp_path):
+    on_ranks(2, refused_to_remove, str(tmp_path))
+    assert whole_state.latest_checkpoint(tmp_path).name == "step-00000002"
+    assert whole_state.find_fault(tmp_path / "step-00000002") is None
+
+
 # --- S3 ---------------------------------------------------------------------------------------------------------------
 
 
