@@ -102,7 +102,7 @@ def check(server):
     runs = {run.info.run_name: run for run in client.search_runs([experiment])}
     assert len(client.search_runs([experiment])) == 2
     assert {run.info.status for run in runs.values()} == {"FINISHED"}
-    run = runs["pretrain"]
+    run = runs["pretrain recipe"]  # named after the recipe's file
     assert run.data.tags["mlflow.parentRunId"] == runs["night"].info.run_id
     for key, first in (("loss", 0), ("learning_rate", 1)):  # what a stage tells at its end is at step 0
         steps = [point.step for point in client.get_metric_history(run.info.run_id, key)]
