@@ -112,7 +112,7 @@ def manifests(template: dict[str, Any], model: str, shares: dict[int, int]) -> l
 
 
 def served_version(file: Path) -> int | None:
-    """The version that takes most requests by ``file``; None where there is no such file.
+    """The version that ``file`` divides requests from, its canary apart; None where there is no such file.
 
     Raises:
         InputError: If it is no file that this module wrote.
@@ -122,9 +122,9 @@ def served_version(file: Path) -> int | None:
     try:
         (route,) = (item for item in yaml.safe_load_all(file.read_text("utf-8")) if item["kind"] == "HTTPRoute")
         backends = route["spec"]["rules"][0]["backendRefs"]
-        heaviest = max(backends, key=lambda backend: backend["weight"])
-        return int(re.fullmatch(r".+-v(\d+)-predictor", heaviest["name"])[1])  # type: ignore[index]
-    except (ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        first = backends[0]  # as divide orders them: a canary may have more than half
+        return int(re.fullmatch(r".+-v(\d+)-predictor", first["name"])[1])  # type: ignore[index]
+    except (ValueError, LookupError, TypeError, yaml.YAMLError) as error:
         raise InputError(f"{file} is not what this command writes ({error}); take it from git") from None
 
 

@@ -26,7 +26,7 @@ FORMS = {
     "CLUSTER_ISSUER": (r"[a-z0-9.-]+", "the name of a ClusterIssuer"),
     "MLFLOW_ARTIFACTS": (r"s3://[a-z0-9.-]+(/\S+)?", "s3://bucket/prefix"),
     "MODELS_BUCKET": (r"[a-z0-9.-]{3,63}", "a bucket's name, without s3://"),
-    "S3_ENDPOINT": (rf"https://{_HOST}(:\d+)?", "https://host, without a path"),
+    "S3_ENDPOINT": (rf"https://{_HOST}", "https://host, on port 443 as the network policies have it, without a path"),
     "AWS_REGION": (r"[a-z0-9-]+", "a region"),
     "DATABASE_NETWORK": (r"\d+(\.\d+){3}/\d+", "a network, such as 10.1.0.0/16"),
     "READER_ROLE": (r"arn:aws[a-z-]*:iam::\d{12}:role/\S+", "the ARN of a role"),

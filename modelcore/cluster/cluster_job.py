@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
 from kubernetes import client
@@ -11,7 +12,7 @@ from modelcore.cluster.connection import Cluster, Object
 from modelcore.errors import InputError, first_line
 
 
-class ClusterJob:
+class ClusterJob(ABC):
     """The job of a name.
 
     Args:
@@ -39,21 +40,21 @@ class ClusterJob:
         self.uid = ""  # of the job that this object made or found
 
     @property
+    @abstractmethod
     def pods(self) -> str:
         """The label selector of its pods."""
-        raise NotImplementedError
 
+    @abstractmethod
     def speaks_for_all(self, pod: Object) -> bool:
         """Whether a pod's log is the job's."""
-        raise NotImplementedError
 
+    @abstractmethod
     def is_complete(self, found: Object) -> bool:
         """Whether the job, as it was found, has done its work."""
-        raise NotImplementedError
 
+    @abstractmethod
     def failure(self, found: Object) -> str | None:
         """What the job, as it was found, says of its failure, which may be nothing; None if it has not failed."""
-        raise NotImplementedError
 
     def find(self) -> Object | None:
         """The job as it is now, or None."""

@@ -107,7 +107,8 @@ def assemble_shard(task: Assemble) -> ShardFile:
             with open(path, "rb") as part:
                 part.seek(begin)
                 while begin < end:
-                    block = part.read(min(_BLOCK, end - begin))
+                    if not (block := part.read(min(_BLOCK, end - begin))):
+                        raise OSError(f"{path} ends at byte {begin}, {end - begin} before it should")
                     out.write(block)
                     digest.update(block)
                     size += len(block)

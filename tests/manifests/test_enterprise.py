@@ -91,7 +91,7 @@ OWN = {
     "CLUSTER_ISSUER": "letsencrypt",
     "MLFLOW_ARTIFACTS": "s3://aic-tracking/mlflow",
     "MODELS_BUCKET": "aic-served",
-    "S3_ENDPOINT": "https://minio.aic.test:9000",
+    "S3_ENDPOINT": "https://minio.aic.test",
     "AWS_REGION": "eu-central-2",
     "DATABASE_NETWORK": "10.7.0.0/24",
     "READER_ROLE": "arn:aws:iam::998877665544:role/gpt",

@@ -128,11 +128,20 @@ def test_a_new_champion_may_come_beside_what_is_served(registered, overlay, tmp_
 def test_what_is_served_is_read_from_the_file_itself(registered, overlay, tmp_path):
     registered.update(champion=3, candidate=4)
     promote("aic-gpt", str(tmp_path / "models"), overlay, percent=60)
-    assert served_version(overlay / promotion.VERSIONS) == 4
+    assert served_version(overlay / promotion.VERSIONS) == 3
     assert served_version(overlay / "none.yaml") is None
     (overlay / "other.yaml").write_text("kind: HTTPRoute\n")
     with pytest.raises(InputError, match="take it from git"):
         served_version(overlay / "other.yaml")
+
+
+def test_a_canary_of_more_than_half_is_still_one_when_the_command_is_given_again(registered, overlay, tmp_path):
+    registered.update(champion=3)
+    promote("aic-gpt", str(tmp_path / "models"), overlay)
+    registered.update(champion=4)
+    for percent in (60, 60, 80):
+        promote("aic-gpt", str(tmp_path / "models"), overlay, canary="champion", percent=percent)
+        assert served_version(overlay / promotion.VERSIONS) == 3
 
 
 def test_a_version_is_copied_once_and_one_that_was_cut_off_is_copied_again(registered, overlay, tmp_path, monkeypatch):
