@@ -1,12 +1,14 @@
 """Serves what MLflow's registry names: ``python -m pipelines.promotion``.
 
-An alias of the registry, ``@champion`` or ``@candidate``, names a version. This copies its Hugging Face folder to
-``MODELS/MODEL/vN``, where KServe finds it, and writes ``versions.yaml`` of the enterprise overlay: one InferenceService
-a served version, and the route that divides requests among them. Once that file is committed, Argo CD does the rest.
+An alias of the registry, ``@champion`` or ``@candidate``, names a version of the model ``aic-gpt``, the one that the
+overlay serves and the pipelines register. This copies its Hugging Face folder to ``MODELS/aic-gpt/vN``, where KServe
+finds it, and writes ``versions.yaml`` of the enterprise overlay: one InferenceService a served version, and the route
+that divides requests among them. Once that file is committed, Argo CD does the rest.
 
 One InferenceService a version, and not KServe's own canary: ``canaryTrafficPercent`` works with Knative alone, and
 ``spec.canary`` of KServe 0.20.0 starts a second version but sends no requests to it (kserve/kserve#5912 came later).
-And so a version that is promoted goes on in the pods it has, and the one before goes when they serve.
+And so a version that is promoted goes on in the pods it has, and the one before goes when they serve. Each has all the
+replicas of the template, whatever its share: none is taken from the version that serves before the new one does.
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ from __future__ import annotations
 import argparse
 import copy
 import logging
-import math
 import os
 import re
 import sys
@@ -32,6 +33,8 @@ from modelcore.files import file_digest
 
 logger = logging.getLogger(__name__)
 
+# In the registry, and the name of what serves it: route, access, disruption budget, network policies, monitors.
+MODEL = "aic-gpt"
 OVERLAY = Path(__file__).parents[1] / "manifests" / "overlays" / "enterprise"
 TEMPLATE, VERSIONS = Path("serving/inference-service.yaml"), Path("serving/versions.yaml")
 VERSION_LABEL = "aic-gpt/version"
@@ -72,32 +75,30 @@ def divide(
     return {version: share for version, share in shares.items() if share}
 
 
-def manifests(template: dict[str, Any], model: str, shares: dict[int, int]) -> list[dict[str, Any]]:
+def manifests(template: dict[str, Any], shares: dict[int, int]) -> list[dict[str, Any]]:
     """The InferenceServices of the served versions, and the route to them.
 
     Args:
         template: What each InferenceService is like.
-        model: The model's name in the registry.
         shares: Percent of the requests by version, as :func:`divide` gives them.
     """
     made = []
-    for version, share in shares.items():
+    for version in shares:
         service = copy.deepcopy(template)
         predictor = service["spec"]["predictor"]
-        service["metadata"]["name"] = f"{model}-v{version}"
+        service["metadata"]["name"] = f"{MODEL}-v{version}"
         service["metadata"].setdefault("labels", {})[VERSION_LABEL] = str(version)
         predictor.setdefault("labels", {})[VERSION_LABEL] = str(version)
-        predictor["minReplicas"] = math.ceil(predictor["minReplicas"] * share / 100)
-        predictor["model"]["storageUri"] = f"s3://set-by-values/{model}/v{version}"
+        predictor["model"]["storageUri"] = f"s3://set-by-values/{MODEL}/v{version}"
         made.append(service)
     backends = [
-        {"name": f"{model}-v{version}-predictor", "port": 80, "weight": share} for version, share in shares.items()
+        {"name": f"{MODEL}-v{version}-predictor", "port": 80, "weight": share} for version, share in shares.items()
     ]
     route = {
         "apiVersion": "gateway.networking.k8s.io/v1",
         "kind": "HTTPRoute",
         "metadata": {
-            "name": model,
+            "name": MODEL,
             # Argo CD waits until the versions serve before it sends requests to them.
             "annotations": {"argocd.argoproj.io/sync-wave": "1"},
         },
@@ -128,28 +129,27 @@ def served_version(file: Path) -> int | None:
         raise InputError(f"{file} is not what this command writes ({error}); take it from git") from None
 
 
-def publish(model: str, version: int, models: str) -> None:
-    """Copies a version's Hugging Face folder to ``models``/MODEL/vN; one that is there is left alone.
+def publish(version: int, models: str) -> None:
+    """Copies a version's Hugging Face folder to ``models``/aic-gpt/vN; one that is there is left alone.
 
     Its manifest.json comes last: where there is one, the folder is whole.
     """
-    target = f"{models.rstrip('/')}/{model}/v{version}"
+    target = f"{models.rstrip('/')}/{MODEL}/v{version}"
     if storage.exists(f"{target}/{MANIFEST}"):
         logger.info("%s is there already", target)
         return
     with tempfile.TemporaryDirectory(prefix="promotion-") as scratch:
-        folder = registry.download_huggingface(model, version, Path(scratch))
+        folder = registry.download_huggingface(MODEL, version, Path(scratch))
         files = {file.name: file_digest(file) for file in sorted(folder.iterdir())}
-        write_json(folder / MANIFEST, {"model": model, "version": version, "sha256": files})
+        write_json(folder / MANIFEST, {"model": MODEL, "version": version, "sha256": files})
         storage.upload_directory(folder, target)
     logger.info("%s is there", target)
 
 
-def promote(model: str, models: str, overlay: Path, *, canary: str = "candidate", percent: int = 0) -> dict[int, int]:
+def promote(models: str, overlay: Path, *, canary: str = "candidate", percent: int = 0) -> dict[int, int]:
     """Publishes the versions to be served and writes ``versions.yaml``.
 
     Args:
-        model: Name in the registry.
         models: Folder, or s3:// prefix, of served models.
         overlay: The enterprise overlay.
         canary: See :func:`divide`.
@@ -159,15 +159,13 @@ def promote(model: str, models: str, overlay: Path, *, canary: str = "candidate"
         Percent of the requests by version.
 
     Raises:
-        InputError: If the model has no champion, its name is none for Kubernetes, or a version cannot be copied.
+        InputError: If the model has no champion, or a version cannot be copied.
     """
-    if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,40}[a-z0-9])?", model):
-        raise InputError(f"model {model!r} cannot name a service; take at most 42 small letters, digits and '-'")
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         raise InputError("MLFLOW_TRACKING_URI is not set; name the tracking server that keeps the registry")
-    champion, candidate = (registry.find_alias(model, alias) for alias in ("champion", "candidate"))
+    champion, candidate = (registry.find_alias(MODEL, alias) for alias in ("champion", "candidate"))
     if champion is None:
-        raise InputError(f"model {model!r} has no version with the alias champion; a run of the pipeline registers one")
+        raise InputError(f"model {MODEL!r} has no version with the alias champion; a run of the pipeline registers one")
     shares = divide(
         champion.version,
         candidate.version if candidate is not None else None,
@@ -177,8 +175,8 @@ def promote(model: str, models: str, overlay: Path, *, canary: str = "candidate"
     )
     template = yaml.safe_load((overlay / TEMPLATE).read_text("utf-8"))
     for version in shares:
-        publish(model, version, models)
-    made = manifests(template, model, shares)
+        publish(version, models)
+    made = manifests(template, shares)
     write_text(overlay / VERSIONS, _HEAD + yaml.safe_dump_all(made, sort_keys=False))
     return shares
 
@@ -186,7 +184,6 @@ def promote(model: str, models: str, overlay: Path, *, canary: str = "candidate"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit status."""
     parser = argparse.ArgumentParser(prog="pipelines.promotion", description="Serve what MLflow's registry names.")
-    parser.add_argument("--model", default="aic-gpt", help="name in the registry")
     parser.add_argument("--models", help="where served models lie; the bucket of values/values.env where not given")
     parser.add_argument("--canary", choices=("candidate", "champion"), default="candidate", help="what is tried out")
     parser.add_argument("--canary-percent", type=int, default=0, help="requests that it gets; 0: none")
@@ -196,7 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # who waits here would rather know
     try:
         models = given.models or f"s3://{_bucket(given.overlay / 'values' / 'values.env')}"
-        shares = promote(given.model, models, given.overlay, canary=given.canary, percent=given.canary_percent)
+        shares = promote(models, given.overlay, canary=given.canary, percent=given.canary_percent)
     except Exception as error:
         if (reason := error if isinstance(error, InputError) else tracking.fault_of(error)) is None:
             raise

@@ -13,6 +13,7 @@ import yaml
 from modelcore import registry, storage
 from modelcore.errors import InputError
 from pipelines import promotion
+from pipelines.compile import PIPELINES
 from pipelines.promotion import divide, promote, served_version
 from tests.servers.ports import free_ports
 
@@ -80,14 +81,14 @@ def rendered(overlay, kubectl):
 
 def test_a_canary_is_a_second_service_and_a_weight_of_the_route(registered, overlay, tmp_path, kubectl):
     registered.update(champion=7, candidate=8)
-    assert promote("aic-gpt", str(tmp_path / "models"), overlay, percent=10) == {7: 90, 8: 10}
+    assert promote(str(tmp_path / "models"), overlay, percent=10) == {7: 90, 8: 10}
     found = rendered(overlay, kubectl)
     services = {
         item["metadata"]["name"]: item["spec"]["predictor"] for item in found if item["kind"] == "InferenceService"
     }
     assert {name: (one["minReplicas"], one["labels"]) for name, one in services.items()} == {
         "aic-gpt-v7": (2, {"app.kubernetes.io/name": "aic-gpt", "aic-gpt/version": "7"}),
-        "aic-gpt-v8": (1, {"app.kubernetes.io/name": "aic-gpt", "aic-gpt/version": "8"}),
+        "aic-gpt-v8": (2, {"app.kubernetes.io/name": "aic-gpt", "aic-gpt/version": "8"}),
     }
     (route,) = (item["spec"] for item in found if item["kind"] == "HTTPRoute")
     backends = {backend["name"]: backend["weight"] for backend in route["rules"][0]["backendRefs"]}
@@ -105,29 +106,39 @@ def test_a_canary_is_a_second_service_and_a_weight_of_the_route(registered, over
 def test_a_promoted_canary_keeps_its_service_and_the_one_before_goes(registered, overlay, tmp_path):
     models, file = str(tmp_path / "models"), overlay / promotion.VERSIONS
     registered.update(champion=7, candidate=8)
-    promote("aic-gpt", models, overlay, percent=10)
+    promote(models, overlay, percent=10)
     before = [item for item in yaml.safe_load_all(file.read_text()) if item["metadata"]["name"] == "aic-gpt-v8"]
     registered.update(champion=8)
-    assert promote("aic-gpt", models, overlay) == {8: 100}
+    assert promote(models, overlay) == {8: 100}
     after, route = yaml.safe_load_all(file.read_text())
-    before[0]["spec"]["predictor"]["minReplicas"] = 2
-    assert after == before[0]
+    assert [after] == before
     assert [backend["name"] for backend in route["spec"]["rules"][0]["backendRefs"]] == ["aic-gpt-v8-predictor"]
+
+
+@pytest.mark.parametrize("percent", [1, 50, 99])
+def test_no_replica_of_what_serves_is_given_up_for_a_canary(registered, overlay, tmp_path, percent):
+    """It is the cluster that knows when the new version serves; until then the old one answers every request."""
+    registered.update(champion=7, candidate=8)
+    file = overlay / promotion.VERSIONS
+    promote(str(tmp_path / "models"), overlay)
+    alone = next(yaml.safe_load_all(file.read_text()))
+    promote(str(tmp_path / "models"), overlay, percent=percent)
+    assert next(yaml.safe_load_all(file.read_text())) == alone
 
 
 def test_a_new_champion_may_come_beside_what_is_served(registered, overlay, tmp_path):
     models = str(tmp_path / "models")
     registered.update(champion=7, candidate=7)
-    promote("aic-gpt", models, overlay)
+    promote(models, overlay)
     registered.update(champion=9, candidate=9)
-    assert promote("aic-gpt", models, overlay, canary="champion", percent=20) == {7: 80, 9: 20}
-    assert promote("aic-gpt", models, overlay, canary="champion", percent=50) == {7: 50, 9: 50}
-    assert promote("aic-gpt", models, overlay) == {9: 100}
+    assert promote(models, overlay, canary="champion", percent=20) == {7: 80, 9: 20}
+    assert promote(models, overlay, canary="champion", percent=50) == {7: 50, 9: 50}
+    assert promote(models, overlay) == {9: 100}
 
 
 def test_what_is_served_is_read_from_the_file_itself(registered, overlay, tmp_path):
     registered.update(champion=3, candidate=4)
-    promote("aic-gpt", str(tmp_path / "models"), overlay, percent=60)
+    promote(str(tmp_path / "models"), overlay, percent=60)
     assert served_version(overlay / promotion.VERSIONS) == 3
     assert served_version(overlay / "none.yaml") is None
     (overlay / "other.yaml").write_text("kind: HTTPRoute\n")
@@ -137,53 +148,53 @@ def test_what_is_served_is_read_from_the_file_itself(registered, overlay, tmp_pa
 
 def test_a_canary_of_more_than_half_is_still_one_when_the_command_is_given_again(registered, overlay, tmp_path):
     registered.update(champion=3)
-    promote("aic-gpt", str(tmp_path / "models"), overlay)
+    promote(str(tmp_path / "models"), overlay)
     registered.update(champion=4)
     for percent in (60, 60, 80):
-        promote("aic-gpt", str(tmp_path / "models"), overlay, canary="champion", percent=percent)
+        promote(str(tmp_path / "models"), overlay, canary="champion", percent=percent)
         assert served_version(overlay / promotion.VERSIONS) == 3
 
 
 def test_a_version_is_copied_once_and_one_that_was_cut_off_is_copied_again(registered, overlay, tmp_path, monkeypatch):
     models = tmp_path / "models"
     registered.update(champion=1)
-    promote("aic-gpt", str(models), overlay)
+    promote(str(models), overlay)
     monkeypatch.setattr(registry, "download_huggingface", lambda *_: pytest.fail("it was there"))
-    promote("aic-gpt", str(models), overlay)
+    promote(str(models), overlay)
     (models / "aic-gpt" / "v1" / "manifest.json").unlink()
     with pytest.raises(pytest.fail.Exception, match="it was there"):
-        promote("aic-gpt", str(models), overlay)
+        promote(str(models), overlay)
 
 
 def test_without_a_champion_nothing_is_written(registered, overlay, tmp_path):
     before = (overlay / promotion.VERSIONS).read_bytes()
     registered.update(candidate=2)
     with pytest.raises(InputError, match="no version with the alias champion"):
-        promote("aic-gpt", str(tmp_path / "models"), overlay)
+        promote(str(tmp_path / "models"), overlay)
     assert (overlay / promotion.VERSIONS).read_bytes() == before
     assert not (tmp_path / "models").exists()
 
 
-def test_a_name_that_no_service_may_have_is_refused(registered, overlay, tmp_path):
-    with pytest.raises(InputError, match="cannot name a service"):
-        promote("Big_Model", str(tmp_path), overlay)
+def test_the_model_that_is_served_is_the_one_that_pipelines_register():
+    for pipeline in PIPELINES.values():
+        assert pipeline.component_spec.inputs["model_name"].default == promotion.MODEL
 
 
 def test_the_committed_file_serves_version_1_as_the_command_writes_it(registered, overlay, tmp_path):
     """Version 1 of a registry is its champion; until it is there the pods wait for it."""
     registered.update(champion=1, candidate=1)
-    promote("aic-gpt", str(tmp_path / "models"), overlay)
+    promote(str(tmp_path / "models"), overlay)
     assert (overlay / promotion.VERSIONS).read_text() == (promotion.OVERLAY / promotion.VERSIONS).read_text()
 
 
 @pytest.mark.slow  # an S3 server starts
 def test_versions_are_copied_to_the_bucket_that_kserve_reads(registered, overlay, s3_bucket, monkeypatch):
     registered.update(champion=5, candidate=6)
-    promote("aic-gpt", f"s3://{s3_bucket}/served/", overlay, percent=5)
+    promote(f"s3://{s3_bucket}/served/", overlay, percent=5)
     assert storage.list_children(f"s3://{s3_bucket}/served/aic-gpt") == ["v5", "v6"]
     assert storage.list_children(f"s3://{s3_bucket}/served/aic-gpt/v6") == ["config.json", "manifest.json"]
     monkeypatch.setattr(registry, "download_huggingface", lambda *_: pytest.fail("it was there"))
-    promote("aic-gpt", f"s3://{s3_bucket}/served", overlay)
+    promote(f"s3://{s3_bucket}/served", overlay)
 
 
 def test_a_tracking_server_that_is_away_is_one_line(overlay, tmp_path):
