@@ -47,8 +47,8 @@ def test_a_share_that_is_none_is_refused(percent):
 
 @pytest.fixture
 def overlay(tmp_path):
-    """A copy of the overlay's two folders that serving needs, to write to."""
-    for name in ("serving", "values"):
+    """A copy of the overlay's folders that serving needs, to write to."""
+    for name in ("serving", "secrets", "values"):
         shutil.copytree(promotion.OVERLAY / name, tmp_path / "enterprise" / name)
     return tmp_path / "enterprise"
 
