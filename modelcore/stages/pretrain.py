@@ -17,7 +17,6 @@ from modelcore.data.loader import TrainingBatches, WindowSampler
 from modelcore.data.shards import TokenSplit, open_split
 from modelcore.errors import InputError, first_line
 from modelcore.files import file_digest
-from modelcore.gptx import GPT, pad_vocabulary
 from modelcore.models import save_model
 from modelcore.models.native import CONFIG_FILE, FORMAT, WEIGHTS_FILE
 from modelcore.stages.outputs import Output
@@ -28,7 +27,7 @@ from modelcore.training import DEFAULT_RECIPE, CheckpointPlace, Recipe, load_rec
 from modelcore.training.heldout import Heldout
 from modelcore.training.mirror import Mirror
 from modelcore.training.parallel import Ranks, join
-from modelcore.training.sharding import shard
+from modelcore.training.sharding import build
 from modelcore.training.state import claim, remove_checkpoints
 
 # Settings that do not decide which weights come out; a run may resume with others.
@@ -135,16 +134,14 @@ def pretrain(
         )
 
         torch.set_flush_denormal(True)  # denormal numbers cost a CPU a hundred times a normal one's time
-        torch.manual_seed(settings.seed)
-        model = pad_vocabulary(GPT(config), settings.pad_vocab_to_multiple)
         with join(chosen) as ranks:
-            sharding = shard(model, settings, ranks)
+            sharding = build(config, settings, ranks)
             if ranks.first:
                 claimed.enter_context(claim(_local_checkpoints(out, checkpoint_uri)))
             mirror = _mirror(checkpoint_uri, recipe) if sharding.whole else None
             checkpoints = _checkpoint_place(out, checkpoint_uri, recipe, config.to_dict(), split, ranks, mirror)
             history = train(
-                model,
+                sharding.model,
                 batches,
                 settings,
                 bytes_per_token=split.n_bytes / split.n_tokens,

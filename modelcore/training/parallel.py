@@ -115,15 +115,16 @@ class Ranks:
         return json.loads(data.cpu().numpy().tobytes())
 
     def share_tensors(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The first process's tensors by name; those that others give are not looked at."""
+        """The first process's tensors by name, to itself without a copy; those that others give are not looked at."""
         if self.world_size == 1:
             return dict(tensors)
         described = {name: [list(t.shape), str(t.dtype).removeprefix("torch.")] for name, t in tensors.items()}
         shared = {}
         for name, (shape, dtype) in self.share_json(described).items():
-            shared[name] = torch.empty(shape, dtype=getattr(torch, dtype), device=self.device)
             if self.first:
-                shared[name].copy_(tensors[name])
+                shared[name] = tensors[name].detach().to(self.device).contiguous()
+            else:
+                shared[name] = torch.empty(shape, dtype=getattr(torch, dtype), device=self.device)
             dist.broadcast(shared[name], 0)
         return shared
 

@@ -33,7 +33,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from modelcore.errors import InputError
-from modelcore.gptx import GPT
+from modelcore.gptx import GPT, GPTConfig, pad_vocabulary
+from modelcore.gptx.vocab_padding import without_padding
+from modelcore.training.initialization import DeferredModel, allocate
 from modelcore.training.local import local
 from modelcore.training.parallel import GradientSum, Ranks
 from modelcore.training.precision import computes_in_bf16
@@ -121,15 +123,34 @@ class Sharding:
         """
         if self.whole:
             return self.model if self.ranks.first else None
+        from modelcore.models.weights import empty_model, fill_model
+
         tensors = self.whole_tensors(dict(self.model.named_parameters()))
         if not self.ranks.first:
             return None
-        with torch.random.fork_rng(devices=[]):
-            model = GPT(self.model.config)
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                parameter.copy_(tensors[name][: parameter.shape[0]])  # without the rows that pad a vocabulary
-        return model.eval()
+        return fill_model(empty_model(self.model.config), without_padding(self.model, tensors))
+
+
+def build(config: GPTConfig, settings: TrainingSettings, ranks: Ranks) -> Sharding:
+    """A new model, its weights drawn from ``settings.seed`` as one process would draw them, laid over the ranks.
+
+    Where it lies in pieces, no process holds more of it at any time than its own pieces and one whole matrix.
+
+    Args:
+        config: The model's shape.
+        settings: What :func:`shard` takes, ``seed`` and ``pad_vocab_to_multiple``.
+        ranks: All processes.
+
+    Raises:
+        InputError: As :func:`shard`.
+    """
+    torch.manual_seed(settings.seed)
+    if ranks.world_size == 1 or (settings.parallel == "ddp" and settings.tensor_parallel == 1):
+        return shard(pad_vocabulary(GPT(config), settings.pad_vocab_to_multiple), settings, ranks)
+    deferred = DeferredModel(config)
+    sharding = shard(pad_vocabulary(deferred.model, settings.pad_vocab_to_multiple), settings, ranks)
+    deferred.draw()
+    return sharding
 
 
 def shard(model: GPT, settings: TrainingSettings, ranks: Ranks) -> Sharding:
@@ -137,7 +158,8 @@ def shard(model: GPT, settings: TrainingSettings, ranks: Ranks) -> Sharding:
 
     Args:
         model: A plain model with the same weights on all ranks. It may lie on the CPU, and is brought to
-            ``ranks.device``; in shards block by block, so that at no time it is there as a whole.
+            ``ranks.device``; in shards block by block, so that at no time it is there as a whole. One on the meta
+            device gets memory for this process's part, of any content (:func:`build` makes new models so).
         settings: ``parallel``, ``shard_size``, ``tensor_parallel`` and ``precision`` are taken from here.
         ranks: All processes.
 
@@ -157,7 +179,8 @@ def shard(model: GPT, settings: TrainingSettings, ranks: Ranks) -> Sharding:
             f"shard_size is {shards}, and {size} ranks have rows of their own; it must divide their number"
         )
     if tensor_parallel == 1 and not fsdp:
-        return Sharding(model.to(ranks.device), ranks)
+        allocate(model, ranks.device)
+        return Sharding(model, ranks)
     if settings.optimizer == "muon":
         raise InputError(
             "optimizer is muon, which needs whole matrices; with parallel fsdp or tensor_parallel above 1 use adamw"
@@ -188,7 +211,7 @@ def shard(model: GPT, settings: TrainingSettings, ranks: Ranks) -> Sharding:
     if fsdp:
         bf16 = computes_in_bf16(settings.precision, ranks.device)
         _fully_shard(model, mesh["replicate", "shard"] if shards < size else mesh["shard"], ranks.device, bf16)
-    model.to(ranks.device)
+    allocate(model, ranks.device)
     if tensor_parallel > 1:
         parameters = dict(model.named_parameters())
         cut = {parameters[name] for name in cuts_of(model)}
@@ -210,7 +233,8 @@ def _fully_shard(model: GPT, mesh: Any, device: torch.device, bf16: bool) -> Non
     )
     vectors = {parameter for parameter in model.parameters() if parameter.dim() < 2}
     for block in model.blocks:
-        block.to(device)
+        if not model.embedding.weight.is_meta:
+            block.to(device)
         # The last block's matrices are the first that the backward pass needs.
         again = block is not model.blocks[-1]
         fully_shard(block, mesh=mesh, mp_policy=in_blocks, reshard_after_forward=again, ignored_params=vectors)

@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 
-from tests.modelcore.training.test_parallel import make_settings, on_ranks, run
+from modelcore.training import CheckpointPlace
+from modelcore.training.checkpoints import open_checkpoints
+from modelcore.training.optimizer import Optimizer
+from modelcore.training.sharding import build
+from tests.modelcore.training.test_initialization import LARGE, SIZE, peak_of
+from tests.modelcore.training.test_parallel import make_model, make_settings, on_ranks, run
 
 DDP = {}
 FSDP = {"parallel": "fsdp"}
@@ -53,3 +58,39 @@ def test_on_as_many_processes_it_ends_bit_for_bit(tmp_path, size, strategy):
     for (weights, history, _, _), (expected, other, _, _) in zip(resumed, unbroken, strict=True):
         assert np.array_equal(weights, expected)
         assert history.loss_curve["loss"] == other.loss_curve["loss"]
+
+
+def opened(ranks, config, folder, strategy):
+    """A new model and its optimizer's state, and where its checkpoints are."""
+    settings = make_settings(**strategy)
+    sharding = build(config, settings, ranks)
+    optimizer = Optimizer(sharding.model, settings)
+    return sharding.model, {"optimizer": optimizer}, open_checkpoints(CheckpointPlace(folder, {}), sharding, 1)
+
+
+def saved_large(ranks, folder, strategy):
+    model, parts, checkpoints = opened(ranks, LARGE, folder, strategy)
+    for parameter in model.parameters():
+        parts["optimizer"].adamw._begin(parameter)
+    with checkpoints:
+        checkpoints.save(1, model, parts, progress={}, random={})
+        checkpoints.finish()
+
+
+def peak_of_resuming(ranks, folder, strategy):
+    model, parts, checkpoints = opened(ranks, make_model().config, folder / "none", strategy)
+    with checkpoints:
+        checkpoints.resume(model, parts)  # imports what it needs
+    model, parts, checkpoints = opened(ranks, LARGE, folder, strategy)
+    with checkpoints:
+        return peak_of(lambda: checkpoints.resume(model, parts))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("before", [DDP, FSDP])
+def test_no_process_ever_loads_the_whole_state(tmp_path, before):
+    on_ranks(2, saved_large, tmp_path, before)
+    peaks = on_ranks(2, peak_of_resuming, tmp_path, FSDP)
+    # Its half of two moments is new, and of three tensors a parameter it maps its half of the files.
+    assert max(peaks) < 0.9 * 3 * SIZE
+    assert min(peaks) > SIZE  # the state was loaded
