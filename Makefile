@@ -52,8 +52,8 @@ help: ## Show this list
 	@echo '  bench-gpu          NANOGPT LITGPT GPTFAST ARGS'
 	@echo '  images             ENGINE=docker|podman DEVICE=cpu|cuda BASE_IMAGE'
 	@echo '  images-check       ENGINE'
-	@echo '  submit             ENDPOINT EXPERIMENT NAME ARGS="steps=300"'
-	@echo '  retrain-schedule   ENDPOINT EXPERIMENT NAME ARGS="corpus=s3://..."'
+	@echo '  submit             ENDPOINT EXPERIMENT NAME ARGS="--help", or ARGS="corpus=s3://... instructions=s3://... steps=300"'
+	@echo '  retrain-schedule   ENDPOINT EXPERIMENT NAME ARGS="corpus=s3://... instructions=s3://..."'
 	@echo '  local-pipeline     NAME ARGS="steps=300"'
 	@echo '  mlflow-ui          RUNS PORT'
 	@echo '  free-tier-doctor   ARGS="--tfvars FILE"'
@@ -127,11 +127,9 @@ compile: $(VENV)/installed ## Compile the pipeline to pipelines/compiled/ and re
 	@$(BIN)/python -m components.readme
 
 .PHONY: submit
-submit: $(VENV)/installed ## Submit the compiled pipeline to a cluster: make submit ENDPOINT=http://...
+submit: $(VENV)/installed ## Submit a compiled pipeline to a cluster: make submit ENDPOINT=... ARGS="corpus=s3://..."
 	@test -n "$$ENDPOINT" || { echo "error: ENDPOINT is not set; give the address of KFP's API: make submit ENDPOINT=http://localhost:8888" >&2; exit 1; }
-	@$(BIN)/python -m pipelines.endpoint "$$ENDPOINT"
-	@$(BIN)/kfp --endpoint "$$ENDPOINT" run create -e "$${EXPERIMENT:-aic-ai-poc-gpt}" -r "$${NAME:-gpt}" \
-		-f pipelines/compiled/gpt-pipeline.yaml $(words)
+	@$(BIN)/python -m pipelines.submit "$$ENDPOINT" $(call option,NAME,name) $(call option,EXPERIMENT,experiment) $(words)
 
 .PHONY: retrain-schedule
 retrain-schedule: $(VENV)/installed ## Retrain on drift, on a schedule: make retrain-schedule ENDPOINT=... ARGS="corpus=s3://..."

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from components.finetune_lora_distributed.component import finetune_lora_distributed
 from components.pretrain_distributed.component import pretrain_distributed
-from pipelines.profile import Pod, Profile, Setting, Substitute
+from pipelines.profile import ON_A_CLUSTER, Pod, Profile, Setting, Substitute
 
 WORKSPACE = {"aic-gpt-workspace": "/workspace"}
 CACHE = {"MODELCORE_CACHE": "/workspace/cache"}
@@ -19,6 +19,11 @@ QUEUE = {"kueue.x-k8s.io/queue-name": "aic-gpt", "kueue.x-k8s.io/priority-class"
 # As NVIDIA's GPU operator and most clouds mark nodes with GPUs.
 GPU_NODES = {"nvidia.com/gpu.present": "true"}
 GPU_TAINT = "nvidia.com/gpu"
+
+# A stage that hangs is not to hold its pod for ever. These go by the size of a model, some minutes for a large one, or
+# need seconds. What reads a corpus, trains or evaluates takes as long as it takes, and has no limit.
+_HOUR = 3600
+_MODEL_TIMEOUT, _REPORT_TIMEOUT = 12 * _HOUR, _HOUR
 
 # A stage that only starts a job elsewhere and follows it. It is never queued itself: one that held a place in the queue
 # while its job waits for one could wait for ever.
@@ -75,6 +80,7 @@ ENTERPRISE = Profile(
         ),
     },
     settings=_SETTINGS,
+    defaults=ON_A_CLUSTER,
     pods={
         "validate_data": _TEXT,
         "train_tokenizer": Pod(
@@ -90,13 +96,31 @@ ENTERPRISE = Profile(
         "pretrain": _LAUNCHER,
         "finetune_lora": _LAUNCHER,
         "convert_checkpoint": Pod(
-            cpu="2", memory="16Gi", cpu_limit="8", memory_limit="64Gi", claims=WORKSPACE, retries=1
+            cpu="2",
+            memory="16Gi",
+            cpu_limit="8",
+            memory_limit="64Gi",
+            claims=WORKSPACE,
+            retries=1,
+            timeout=_MODEL_TIMEOUT,
         ),
         "evaluate": _GPU,
         "check_drift": _GPU,
         "pretrain_trial": _GPU,
-        "choose_trial": Pod(cpu="1", memory="4Gi", cpu_limit="4", memory_limit="16Gi", claims=WORKSPACE, retries=1),
-        "register_model": Pod(cpu="1", memory="16Gi", cpu_limit="4", memory_limit="64Gi", retries=1),
-        "write_report": Pod(cpu="100m", memory="128Mi", cpu_limit="1", memory_limit="1Gi", retries=1),
+        "choose_trial": Pod(
+            cpu="1",
+            memory="4Gi",
+            cpu_limit="4",
+            memory_limit="16Gi",
+            claims=WORKSPACE,
+            retries=1,
+            timeout=_MODEL_TIMEOUT,
+        ),
+        "register_model": Pod(
+            cpu="1", memory="16Gi", cpu_limit="4", memory_limit="64Gi", retries=1, timeout=_MODEL_TIMEOUT
+        ),
+        "write_report": Pod(
+            cpu="100m", memory="128Mi", cpu_limit="1", memory_limit="1Gi", retries=1, timeout=_REPORT_TIMEOUT
+        ),
     },
 )

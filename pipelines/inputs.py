@@ -19,13 +19,13 @@ _PLACES = {
 
 
 def check(parameters: Mapping[str, Any]) -> None:
-    """Makes sure that the files and objects exist which a run is to read, and that its recipe is one.
+    """Makes sure that the files and objects exist which a run is to read, and that its recipe and trials are.
 
     Args:
         parameters: The pipeline's parameters by name.
 
     Raises:
-        InputError: If a file or the recipe is missing, a recipe of one's own is not valid, or S3 refuses.
+        InputError: If a file or the recipe is missing, a recipe of one's own or a trial is not valid, or S3 refuses.
     """
     for key, hint in _PLACES.items():
         value = parameters[key]
@@ -33,11 +33,45 @@ def check(parameters: Mapping[str, Any]) -> None:
             raise InputError(f"{key} is empty; {hint}")
         if value and not storage.exists(value):
             raise InputError(f"{key} {value!r} does not exist; {hint}")
-    preset = parameters["preset"]
+    check_recipe_name(parameters["preset"])
+    check_trials(parameters)
+
+
+def check_recipe_name(preset: str) -> None:
+    """Makes sure that a recipe is one.
+
+    Raises:
+        InputError: If it is none of the library's, and no file with a valid one.
+    """
     if preset not in [path.stem for path in _RECIPES.glob("*.yaml")]:
         from modelcore.training import load_recipe  # with torch, in seconds; the library's own need not wait for it
 
         load_recipe(preset)
+
+
+def split_trials(text: str) -> list[str]:
+    """Trials as they are typed: what each changes, a semicolon between one and the next."""
+    return [trial.strip() for trial in text.split(";") if trial.strip()]
+
+
+def check_trials(parameters: Mapping[str, Any]) -> None:
+    """Makes sure that the trials of a sweep change what there is; other pipelines have none.
+
+    Raises:
+        InputError: If one does not, two are the same, or there is none.
+    """
+    if "trials" not in parameters:
+        return
+    from modelcore.stages.pretrain_trial import parse_trial, trial_name
+
+    names = []
+    for trial in parameters["trials"]:
+        parse_trial(trial)
+        names.append(trial_name(trial))
+        if names.count(names[-1]) > 1:
+            raise InputError(f"trial {trial!r} is given twice; each keeps its checkpoints under what it changes")
+    if not names:
+        raise InputError('trials is empty; give some, such as "learning_rate=0.005; learning_rate=0.01 n_layers=4"')
 
 
 def sample_conversations(parameters: Mapping[str, Any], defaults: Mapping[str, Any]) -> str | None:

@@ -279,11 +279,6 @@ def _load_sweep() -> Any:
     return components.load_component_from_file(str(FOLDER / "gpt-sweep.yaml"))
 
 
-def _changes(text: str) -> list[str]:
-    """Trials as they are typed: what each changes, a semicolon between one and the next."""
-    return [trial.strip() for trial in text.split(";") if trial.strip()]
-
-
 def _parser(pipeline: Any) -> argparse.ArgumentParser:
     """One option for each of the pipeline's parameters, with its type, default and description."""
     parser = argparse.ArgumentParser(
@@ -305,7 +300,7 @@ def _parser(pipeline: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         SWEEP, action="store_true", help="pretrain in several trials, and go on with the best; see --sweep --help"
     )
-    types: dict[str, Any] = {"NUMBER_INTEGER": int, "NUMBER_DOUBLE": float, "STRING": str, "LIST": _changes}
+    types: dict[str, Any] = {"NUMBER_INTEGER": int, "NUMBER_DOUBLE": float, "STRING": str, "LIST": inputs.split_trials}
     spec = pipeline.pipeline_spec
     for key, parameter in sorted(spec.root.input_definitions.parameters.items()):
         if key == "run_folder":
@@ -317,7 +312,7 @@ def _parser(pipeline: Any) -> argparse.ArgumentParser:
             .name
         ]
         value = parameter.default_value
-        if kind is _changes:
+        if kind is inputs.split_trials:
             default: Any = "; ".join(trial.string_value for trial in value.list_value.values)
         else:
             default = kind(value.string_value if kind is str else value.number_value)

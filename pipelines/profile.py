@@ -6,6 +6,7 @@ The pipelines are one function each; a profile says how its stages are run. :dat
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -56,6 +57,8 @@ class Pod:
         environment: Variables that say where things are; what changes a result is a parameter.
         retries: Times that a stage that failed is begun again.
         storage: Whether it finds the keys to object storage in its environment.
+        timeout: Seconds that each attempt may take once its pod has a node; 0: no limit. Only for stages whose time
+            does not grow with the text or the training.
     """
 
     cpu: str = ""
@@ -71,9 +74,10 @@ class Pod:
     environment: Mapping[str, str] = field(default_factory=dict)
     retries: int = 0
     storage: bool = False
+    timeout: int = 0
 
     def give(self, task: Any) -> None:
-        """Writes all this into a task of KFP's. There is no time-out: no stage knows how long a corpus takes."""
+        """Writes all this into a task of KFP's."""
         for value, write in (
             (self.cpu, task.set_cpu_request),
             (self.memory, task.set_memory_request),
@@ -98,6 +102,8 @@ class Pod:
             task.set_env_variable(name, value)
         if self.retries:
             task.set_retry(self.retries, backoff_duration="60s", backoff_factor=2.0, backoff_max_duration="900s")
+        if self.timeout:
+            kubernetes.set_timeout(task, self.timeout)
         if self.storage:
             names = {name: name for name in STORAGE_VARIABLES}
             kubernetes.use_secret_as_env(task, STORAGE_SECRET, names, optional=True)
@@ -125,12 +131,22 @@ class Profile:
         pods: What each stage's pod asks for, by the name of its component on one machine.
         substitutes: The components that do a stage otherwise, by the same name.
         settings: What a pipeline of this profile can be told besides.
+        defaults: What a pipeline's parameters are where nobody gives them, if not as its function has it; None: they
+            must be given.
     """
 
     name: str
     pods: Mapping[str, Pod]
     substitutes: Mapping[str, Substitute] = field(default_factory=dict)
     settings: Sequence[Setting] = ()
+    defaults: Mapping[str, Value | None] = field(default_factory=dict)
+
+    def without(self, stage: str) -> Profile:
+        """This profile for a pipeline that does not have the stage: what only its substitute is told is left out."""
+        substitutes = {name: one for name, one in self.substitutes.items() if name != stage}
+        told = {setting for one in substitutes.values() for setting in one.settings.values()}
+        settings = [setting for setting in self.settings if setting.name in told]
+        return dataclasses.replace(self, substitutes=substitutes, settings=settings)
 
     def task(self, component: Component, settings: Mapping[str, Any], **inputs: Any) -> Any:
         """The task of a stage, inside a pipeline.
@@ -178,6 +194,11 @@ def make_pipeline(
         for parameter in inspect.signature(like, eval_str=True).parameters.values()
         if parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
     ]
+    for place, parameter in enumerate(given):
+        if parameter.name in profile.defaults:
+            default = profile.defaults[parameter.name]
+            given[place] = parameter.replace(default=inspect.Parameter.empty if default is None else default)
+    given.sort(key=lambda one: one.default is not inspect.Parameter.empty)  # as Python wants it
     for one in (*settings, *profile.settings):
         kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
         given.append(inspect.Parameter(one.name, kind, default=one.default, annotation=type(one.default)))
@@ -191,6 +212,9 @@ def make_pipeline(
     pipeline.__doc__ = described
     return dsl.pipeline(name=name, description=description)(pipeline)
 
+
+# What pods are to read they cannot find in their images: the sample is not there.
+ON_A_CLUSTER: Mapping[str, Value | None] = {"corpus": None, "heldout": "", "instructions": None}
 
 # Requested is what a stage of the default run was measured to need at its peak, and a little: so no node is given more
 # stages than it holds. There are no limits, for larger presets and texts need more.

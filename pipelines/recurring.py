@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import math
 import sys
-import warnings
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
-from modelcore import storage
-from modelcore.errors import InputError, first_line
-from pipelines.endpoint import check_endpoint
+from modelcore.errors import InputError
+from pipelines.cluster_parameters import FOLDER, read
+from pipelines.endpoint import connect
 
 EXPERIMENT = "aic-ai-poc-gpt"
 DEFAULT_CRON = "0 0 3 * * *"
 PROFILES = {"free-tier": "gpt-retrain", "enterprise": "gpt-retrain-enterprise"}
-FOLDER = Path(__file__).parent / "compiled"
 _CRON_FIELDS = 6  # seconds first: https://pkg.go.dev/github.com/robfig/cron
 
 
 def schedule(
-    address: str, *, name: str, cron: str, parameters: Mapping[str, str], profile: str, experiment: str = EXPERIMENT
+    address: str, *, name: str, cron: str, words: Iterable[str], profile: str, experiment: str = EXPERIMENT
 ) -> str:
     """Makes the recurring run of that name, in place of an earlier one.
 
@@ -32,7 +28,7 @@ def schedule(
         address: KFP's API.
         name: The recurring run's name.
         cron: When it runs: second, minute, hour, day of month, month, day of week; UTC by default.
-        parameters: The pipeline's parameters, as typed.
+        words: The pipeline's parameters, ``key=value`` each.
         profile: A key of PROFILES.
         experiment: The experiment that runs belong to; made where it is new.
 
@@ -42,34 +38,25 @@ def schedule(
     Raises:
         InputError: If a parameter or the schedule is none, or KFP cannot be reached or refuses it.
     """
-    file = FOLDER / f"{PROFILES[profile]}.yaml"
-    given = _typed(file, parameters)
+    given = read(PROFILES[profile], words)
     if len(cron.split()) != _CRON_FIELDS:
         raise InputError(f"cron is {cron!r}; give six fields, seconds first, such as {DEFAULT_CRON!r} for each night")
-    check_endpoint(address)
-    from kfp.client import Client
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that it works with KFP 2 only, each time
-            client = Client(host=address)
-            experiment_id = client.create_experiment(experiment).experiment_id
-            earlier = _of_name(client, experiment_id, name)
-            made = client.create_recurring_run(
-                experiment_id=experiment_id,
-                job_name=name,
-                description=f"Checks {given['corpus']} for drift, and trains if there is any.",
-                cron_expression=cron,
-                max_concurrency=1,
-                no_catchup=True,
-                params=given,
-                pipeline_package_path=str(file),
-            )
-            # Only now: a refusal leaves the schedule that was there.
-            for recurring_id in earlier:
-                client.delete_recurring_run(recurring_id)
-    except Exception as error:  # kfp's, its server package's or urllib3's
-        raise InputError(f"KFP at {address} did not take the schedule: {first_line(error)}") from error
+    with connect(address, "the schedule") as client:
+        experiment_id = client.create_experiment(experiment).experiment_id
+        earlier = _of_name(client, experiment_id, name)
+        made = client.create_recurring_run(
+            experiment_id=experiment_id,
+            job_name=name,
+            description=f"Checks {given['corpus']} for drift, and trains if there is any.",
+            cron_expression=cron,
+            max_concurrency=1,
+            no_catchup=True,
+            params=given,
+            pipeline_package_path=str(FOLDER / f"{PROFILES[profile]}.yaml"),
+        )
+        # Only now: a refusal leaves the schedule that was there.
+        for recurring_id in earlier:
+            client.delete_recurring_run(recurring_id)
     return str(made.recurring_run_id)
 
 
@@ -84,37 +71,15 @@ def _of_name(client: Any, experiment_id: str, name: str) -> list[str]:
             return found
 
 
-def _typed(file: Path, parameters: Mapping[str, str]) -> dict[str, Any]:
-    """The parameters as the pipeline has them, with its types."""
-    from kfp import components
-
-    known = components.load_component_from_file(str(file)).component_spec.inputs
-    typed: dict[str, Any] = {}
-    for key, value in parameters.items():
-        if key not in known:
-            raise InputError(f"there is no parameter {key}; known: {', '.join(sorted(known))}")
-        kind = {"Integer": int, "Float": float}.get(known[key].type, str)
-        try:
-            typed[key] = kind(value)
-        except ValueError:
-            typed[key] = math.nan
-        if kind is not str and not math.isfinite(typed[key]):
-            raise InputError(f"{key} is {value!r}; give a {'whole number' if kind is int else 'number'}")
-    if not storage.is_remote(typed.get("corpus", "")) and not typed.get("corpus", "").startswith("/"):
-        raise InputError(
-            f"corpus is {typed.get('corpus', '')!r}; give the place where new text comes to, as pods see it: "
-            "corpus=s3://bucket/prefix, or a path in the workspace such as corpus=/workspace/texts"
-        )
-    return typed
-
-
 def main(arguments: Iterable[str] | None = None) -> int:
     """Makes the schedule; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m pipelines.recurring", description="Schedule the check for drift, and the training after it."
     )
     parser.add_argument("endpoint", help="address of KFP's API, such as http://localhost:8888")
-    parser.add_argument("parameters", nargs="*", metavar="key=value", help="the pipeline's; corpus must be given")
+    parser.add_argument(
+        "parameters", nargs="*", metavar="key=value", help="the pipeline's; corpus and instructions must be given"
+    )
     parser.add_argument("--name", default="gpt-retrain", help="name; one that is there is replaced; %(default)s")
     parser.add_argument(
         "--cron",
@@ -125,13 +90,11 @@ def main(arguments: Iterable[str] | None = None) -> int:
     parser.add_argument("--experiment", default=EXPERIMENT, help="default: %(default)s")
     options = parser.parse_intermixed_args(list(arguments) if arguments is not None else None)
     try:
-        if wrong := [word for word in options.parameters if "=" not in word]:
-            raise InputError(f"{wrong[0]!r} is no parameter; write key=value")
         recurring_id = schedule(
             options.endpoint,
             name=options.name,
             cron=options.cron,
-            parameters=dict(word.split("=", 1) for word in options.parameters),
+            words=options.parameters,
             profile=options.profile,
             experiment=options.experiment,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from typing import Any
 
@@ -11,7 +12,7 @@ from components.check_drift.component import check_drift
 from modelcore.stages import check_drift as stage
 from pipelines.enterprise import ENTERPRISE
 from pipelines.gpt import gpt_stages
-from pipelines.profile import FREE_TIER, Profile, Setting, make_pipeline
+from pipelines.profile import FREE_TIER, ON_A_CLUSTER, Profile, Setting, make_pipeline
 
 NAME = "aic-ai-poc-gpt-retrain"
 DESCRIPTION = "Trains a GPT anew if the text is of another kind than its champion was trained on."
@@ -39,5 +40,5 @@ def retrain_stages(*, profile: Profile, **given: Any) -> None:
 SETTINGS = _settings()
 retrain_pipeline, retrain_pipeline_enterprise = (
     make_pipeline(retrain_stages, profile, name=NAME, description=DESCRIPTION, like=gpt_stages, settings=SETTINGS)
-    for profile in (FREE_TIER, ENTERPRISE)
+    for profile in (dataclasses.replace(FREE_TIER, defaults=ON_A_CLUSTER), ENTERPRISE)
 )

@@ -46,5 +46,5 @@ def sweep_stages(*, profile: Profile, trials: Any, **given: Any) -> None:
 
 sweep_pipeline, sweep_pipeline_enterprise = (
     make_pipeline(sweep_stages, profile, name=NAME, description=DESCRIPTION, like=gpt_stages, settings=SETTINGS)
-    for profile in (FREE_TIER, ENTERPRISE)
+    for profile in (FREE_TIER, ENTERPRISE.without("pretrain"))
 )

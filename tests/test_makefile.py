@@ -83,7 +83,7 @@ def test_what_the_shell_happens_to_have_in_its_environment_is_not_taken(make):
     line = make("mlflow-ui", **shells)
     assert ("5000" in line, "sqlite:///runs/mlflow.db" in line) == (True, True)
     line = make("submit", "ENDPOINT=http://here", **shells)
-    assert line[line.index("-r") + 1] == "gpt"
+    assert line == ["-m", "pipelines.submit", "http://here"]
 
 
 def test_help_names_every_variable_of_the_pipeline():
@@ -129,10 +129,7 @@ def test_a_virtual_environment_in_a_path_with_spaces_is_refused_in_one_line(tmp_
 
 def test_submit_and_mlflow_ui_take_their_values_as_they_are_too(make):
     line = make("submit", f"ENDPOINT={NASTY}", f"NAME={NASTY}", f"EXPERIMENT={NASTY}", "ARGS=steps=5")
-    assert line == [
-        *("--endpoint", NASTY, "run", "create", "-e", NASTY, "-r", NASTY),
-        *("-f", "pipelines/compiled/gpt-pipeline.yaml", "steps=5"),
-    ]
+    assert line == ["-m", "pipelines.submit", NASTY, "--name", NASTY, "--experiment", NASTY, "steps=5"]
     line = make("mlflow-ui", f"RUNS={NASTY}", "PORT=5001")
     assert line[-1] == f"{NASTY}/mlartifacts"
     assert f"sqlite:///{NASTY}/mlflow.db" in line

@@ -1,5 +1,6 @@
 """The committed YAML is what the code compiles to, and holds no secret and no machine's path."""
 
+import ast
 import inspect
 import re
 
@@ -47,9 +48,45 @@ def test_every_parameter_is_described_for_the_ui():
     assert all(parameter.get("description") for parameter in described.values())
 
 
-def test_every_task_runs_on_a_pinned_image_and_leaves_kfps_cache_alone():
-    for task in spec()["root"]["dag"]["tasks"].values():
-        assert not task.get("cachingOptions", {}).get("enableCache")
+def dags(spec):
+    """The graphs of a pipeline: its own, and those of its branches and loops."""
+    return [spec["root"], *(component for component in spec["components"].values() if "dag" in component)]
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_no_task_is_cached_by_kfp_whose_key_knows_no_content(name):
+    spec, _ = yaml.safe_load_all((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
+    tasks = [task for graph in dags(spec) for task in graph["dag"]["tasks"].values()]
+    run = [task for task in tasks if "executorLabel" in spec["components"][task["componentRef"]["name"]]]
+    assert len(run) >= 9
+    for task in run:
+        assert not task["cachingOptions"].get("enableCache")
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_every_parameter_reaches_the_code_of_a_stage_and_is_used_there(name):
+    spec, _ = yaml.safe_load_all((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
+    tasks = [task for graph in dags(spec) for task in graph["dag"]["tasks"].values()]
+    repeated_or_decided_by = "".join(f"{task.get('parameterIterator')} {task.get('triggerPolicy')}" for task in tasks)
+    for graph in dags(spec):
+        handed_on = {
+            given.get("componentInputParameter")
+            for task in graph["dag"]["tasks"].values()
+            for given in task.get("inputs", {}).get("parameters", {}).values()
+        }
+        for parameter in graph["inputDefinitions"]["parameters"].keys() - handed_on:
+            assert f"'{parameter}'" in repeated_or_decided_by
+    for component in spec["components"].values():
+        if "executorLabel" not in component:
+            continue
+        container = spec["deploymentSpec"]["executors"][component["executorLabel"]]["container"]
+        code = ast.parse(container["command"][-1])
+        (function,) = [node for node in code.body if isinstance(node, ast.FunctionDef)]
+        read = {node.id for node in ast.walk(function) if isinstance(node, ast.Name)}
+        assert component["inputDefinitions"].get("parameters", {}).keys() <= read
+
+
+def test_every_image_is_pinned():
     for executor in spec()["deploymentSpec"]["executors"].values():
         assert re.search(r":\d+\.\d+\.\d+$", executor["container"]["image"])
 

@@ -53,6 +53,16 @@ def test_what_is_missing_is_one_line_that_names_it(good, other, message, tmp_pat
         inputs.check(good | other)
 
 
+def test_a_sweeps_trials_change_what_there_is_each_something_else(good):
+    inputs.check(good | {"trials": ["learning_rate=0.1", "learning_rate=0.1 n_layers=2", ""]})
+    with pytest.raises(InputError, match=r"^trial 'n_layer=2': there is no 'n_layer' to change; known: "):
+        inputs.check(good | {"trials": ["learning_rate=0.1", "n_layer=2"]})
+    with pytest.raises(InputError, match=r"^trial 'n_layers=2  d_ff=8' is given twice"):
+        inputs.check(good | {"trials": ["n_layers=2 d_ff=8", "n_layers=2  d_ff=8"]})
+    with pytest.raises(InputError, match=r"^trials is empty"):
+        inputs.check(good | {"trials": []})
+
+
 def test_what_is_on_s3_is_looked_for_there(good, s3_bucket, s3_server):
     s3_server.client().put_object(Bucket=s3_bucket, Key="texts/a.txt", Body=b"x")
     inputs.check(good | {"corpus": f"s3://{s3_bucket}/texts", "instructions": f"s3://{s3_bucket}/texts/a.txt"})

@@ -6,6 +6,8 @@ import yaml
 from pipelines.recurring import main
 from tests.servers.kfp import KFP
 
+CORPUS, PAIRS = "corpus=s3://bucket/new", "instructions=s3://bucket/pairs.jsonl"
+
 
 @pytest.fixture
 def kfp(monkeypatch, tmp_path):
@@ -15,7 +17,7 @@ def kfp(monkeypatch, tmp_path):
 
 
 def test_each_night_the_pipeline_that_checks_first_is_run_and_runs_do_not_overlap(kfp, capsys):
-    words = ["corpus=s3://bucket/new", "steps=500", "max_token_distance=0.4", "model_name=ours"]
+    words = [CORPUS, PAIRS, "steps=500", "max_token_distance=0.4", "model_name=ours"]
     assert main([kfp.address, *words]) == 0
     (recurring,) = kfp.recurring.values()
     assert capsys.readouterr().out.endswith(f"gpt-retrain runs at '0 0 3 * * *': {recurring['recurring_run_id']}\n")
@@ -26,6 +28,7 @@ def test_each_night_the_pipeline_that_checks_first_is_run_and_runs_do_not_overla
     given = recurring["runtime_config"]["parameters"]
     assert given == {
         "corpus": "s3://bucket/new",
+        "instructions": "s3://bucket/pairs.jsonl",
         "steps": 500,
         "max_token_distance": 0.4,
         "model_name": "ours",
@@ -37,37 +40,44 @@ def test_each_night_the_pipeline_that_checks_first_is_run_and_runs_do_not_overla
 
 def test_the_same_name_again_takes_the_place_of_the_earlier_schedule_and_others_stay(kfp):
     for words in (["--name", "other"], [], ["--cron", "0 30 * * * *"]):
-        assert main([kfp.address, "corpus=s3://bucket/new", *words]) == 0
+        assert main([kfp.address, CORPUS, PAIRS, *words]) == 0
     found = {one["display_name"]: one["trigger"]["cron_schedule"]["cron"] for one in kfp.recurring.values()}
     assert found == {"other": "0 0 3 * * *", "gpt-retrain": "0 30 * * * *"}
     assert len(kfp.recurring) == 2
 
 
 def test_the_enterprise_profiles_pipeline_can_be_scheduled_too(kfp):
-    assert main([kfp.address, "--profile", "enterprise", "corpus=/workspace/texts"]) == 0
+    assert (
+        main([kfp.address, "--profile", "enterprise", "corpus=/workspace/texts", "instructions=/workspace/p.jsonl"])
+        == 0
+    )
     (recurring,) = kfp.recurring.values()
     assert "aic-gpt-workspace" in yaml.safe_dump(recurring["pipeline_spec"]["platform_spec"])
 
 
 def test_what_kfp_refuses_leaves_the_schedule_that_was_there(kfp, capsys, monkeypatch):
-    assert main([kfp.address, "corpus=s3://bucket/new"]) == 0
+    assert main([kfp.address, CORPUS, PAIRS]) == 0
     before = dict(kfp.recurring)
     monkeypatch.setattr(kfp, "schedule", lambda body: (400, {"code": 3, "message": "invalid cron"}))
-    assert main([kfp.address, "corpus=s3://bucket/new", "--cron", "0 0 99 * * *"]) == 1
-    assert "did not take the schedule" in capsys.readouterr().err
+    assert main([kfp.address, CORPUS, PAIRS, "--cron", "0 0 99 * * *"]) == 1
+    assert "did not take the schedule: 400 invalid cron" in capsys.readouterr().err
     assert kfp.recurring == before
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["corpus=s3://bucket/new", "stepz=5"], "there is no parameter stepz; known: batch_size, "),
-        (["corpus=s3://bucket/new", "steps=many"], "steps is 'many'; give a whole number"),
-        (["corpus=s3://bucket/new", "learning_rate=nan"], "learning_rate is 'nan'; give a number"),
-        (["steps"], "'steps' is no parameter; write key=value"),
-        ([], "corpus is ''; give the place where new text comes to"),
-        (["corpus=examples/austen/train"], "corpus is 'examples/austen/train'; give the place"),
-        (["corpus=s3://bucket/new", "--cron", "0 3 * * *"], "cron is '0 3 * * *'; give six fields"),
+        ([CORPUS, PAIRS, "stepz=5"], "there is no parameter stepz; known: batch_size, "),
+        ([], "corpus is missing; give s3://bucket/texts"),
+        ([CORPUS], "instructions is missing; give s3://bucket/pairs.jsonl"),
+        (
+            ["corpus=examples/austen/train", PAIRS],
+            "corpus is 'examples/austen/train', where pods find nothing; give s3",
+        ),
+        ([CORPUS, "instructions=pairs.jsonl"], "instructions is 'pairs.jsonl', where pods find nothing; give s3"),
+        ([CORPUS, PAIRS, "heldout=test"], "heldout is 'test', where pods find nothing; give s3"),
+        ([CORPUS, PAIRS, "--cron", "0 3 * * *"], "cron is '0 3 * * *'; give six fields"),
+        ([CORPUS, PAIRS, "--cron", ""], "cron is ''; give six fields"),
     ],
 )
 def test_a_mistake_is_one_line_and_nothing_is_scheduled(kfp, capsys, words, message):
@@ -79,5 +89,5 @@ def test_a_mistake_is_one_line_and_nothing_is_scheduled(kfp, capsys, words, mess
 def test_a_server_that_is_away_is_one_line(capsys):
     with KFP() as server:
         address = server.address
-    assert main([address, "corpus=s3://bucket/new"]) == 1
+    assert main([address, CORPUS, PAIRS]) == 1
     assert capsys.readouterr().err.startswith(f"error: no server answers at {address}")

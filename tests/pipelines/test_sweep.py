@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from pipelines.compile import FOLDER
-from pipelines.local import _changes
+from pipelines.inputs import split_trials
 from pipelines.make_line import make_line
 
 SPEC, _ = yaml.safe_load_all((FOLDER / "gpt-sweep.yaml").read_text(encoding="utf-8"))
@@ -42,7 +42,7 @@ def test_all_trials_are_collected_and_what_follows_gets_the_best_ones_model():
 
 def test_trials_are_typed_with_semicolons_between_and_the_line_to_go_on_with_has_them_so():
     typed = "learning_rate=0.01 n_layers=1; n_layers=2 ;"
-    trials = _changes(typed)
+    trials = split_trials(typed)
     assert trials == ["learning_rate=0.01 n_layers=1", "n_layers=2"]
     line = make_line("a", None, {"trials": trials}, {"trials": []}, "sweep")
     assert line == """make sweep NAME=a ARGS=''"'"'--trials=learning_rate=0.01 n_layers=1; n_layers=2'"'"''"""

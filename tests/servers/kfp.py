@@ -18,6 +18,13 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 from pipelines.kind import submission
 
 API = "/apis/v2beta1/"
+_ENUM = pipeline_spec_pb2.ParameterType
+TYPES = {
+    _ENUM.STRING: str,
+    _ENUM.NUMBER_INTEGER: int | float,
+    _ENUM.NUMBER_DOUBLE: int | float,
+    _ENUM.LIST: list,
+}
 
 
 def conforms(value, kind):
@@ -41,7 +48,7 @@ def conforms(value, kind):
 
 
 class Server:
-    """An HTTP server in a thread, for as long as the block runs; subclasses answer with (status, JSON)."""
+    """An HTTP server in a thread, for as long as the block runs; answers are (status, JSON), or HTML as a text."""
 
     def __enter__(self):
         outer = self
@@ -55,9 +62,10 @@ class Server:
                 except Exception as error:  # a fault of what was asked
                     status, said = 500, {"code": 13, "message": repr(error)}
                     traceback.print_exc()
-                text = json.dumps(said).encode()
+                html = isinstance(said, str)
+                text = said.encode() if html else json.dumps(said).encode()
                 self.send_response(status)
-                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Type", "text/html" if html else "application/json")
                 self.send_header("Content-Length", str(len(text)))
                 self.end_headers()
                 self.wfile.write(text)
@@ -148,8 +156,15 @@ class KFP(Server):
         spec = pipeline_spec_pb2.PipelineSpec()
         json_format.ParseDict(body["pipeline_spec"]["pipeline_spec"], spec)
         assert body["pipeline_spec"]["platform_spec"]["platforms"].keys() == {"kubernetes"}
-        if unknown := body["runtime_config"]["parameters"].keys() - spec.root.input_definitions.parameters.keys():
+        given, declared = body["runtime_config"]["parameters"], spec.root.input_definitions.parameters
+        if unknown := given.keys() - declared.keys():
             return 400, {"code": 3, "message": f"unknown parameters {sorted(unknown)}"}
+        for name, parameter in declared.items():
+            if name not in given:
+                if not parameter.is_optional and not parameter.HasField("default_value"):
+                    return 400, {"code": 3, "message": f"parameter {name} is required"}
+            elif not isinstance(given[name], TYPES[parameter.parameter_type]):
+                return 400, {"code": 3, "message": f"parameter {name} has another type than {given[name]!r}"}
         return None
 
     def look(self, run_id):
