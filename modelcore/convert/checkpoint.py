@@ -9,7 +9,8 @@ from modelcore.errors import InputError
 from modelcore.files import read_json
 from modelcore.gptx import GPT, GPTConfig
 from modelcore.models.weights import check_tensors, empty_model, fill_model, tensor_shapes
-from modelcore.training.state import find_fault, part_tensors
+from modelcore.training.checkpoint_files import STATE, find_fault
+from modelcore.training.state import part_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ def read_checkpoint(path: Path) -> GPT:
     """
     if (fault := find_fault(path)) is not None:
         raise InputError(f"checkpoint {path} is damaged: {fault}")
-    fields = read_json(path / "state.json").get("identity", {}).get("model")
+    fields = read_json(path / STATE).get("identity", {}).get("model")
     if not isinstance(fields, dict):
         raise InputError(f"checkpoint {path} is not of pretraining: it does not say which model it is of")
     tensors = part_tensors(path, "average")

@@ -24,11 +24,11 @@ from modelcore.stages.stage import Stage, StageSummary
 from modelcore.stages.work import work_folder
 from modelcore.tokenizers import TOKENIZER_FILES, find_tokenizer
 from modelcore.training import DEFAULT_RECIPE, CheckpointPlace, Recipe, load_recipe, train
+from modelcore.training.checkpoint_list import claim, remove_checkpoints
 from modelcore.training.heldout import Heldout
 from modelcore.training.mirror import Mirror
 from modelcore.training.parallel import Ranks, join
 from modelcore.training.sharding import build
-from modelcore.training.state import claim, remove_checkpoints
 
 # Settings that do not decide which weights come out; a run may resume with others.
 _BOOKKEEPING = (

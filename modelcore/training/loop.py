@@ -22,12 +22,13 @@ from modelcore.training.history import History, Since
 from modelcore.training.optimizer import Optimizer
 from modelcore.training.peak import peak_flops
 from modelcore.training.precision import autocast, fast_kernels
+from modelcore.training.random_state import random_state, restore_random_state
 from modelcore.training.recipe import TrainingSettings
 from modelcore.training.recomputation import cheap_recomputation
 from modelcore.training.schedule import learning_rate_factor
 from modelcore.training.sharding import Sharding
 from modelcore.training.spikes import SpikeRule
-from modelcore.training.state import Part, random_state, restore_random_state
+from modelcore.training.state import Part
 from modelcore.training.stragglers import OwnTime
 
 

@@ -7,7 +7,14 @@ from pathlib import Path
 
 from modelcore import storage
 from modelcore.errors import InputError
-from modelcore.training.state import CHECKPOINT_NAME, NO_MANIFEST, find_fault, latest_checkpoint
+from modelcore.training.checkpoint_files import NO_MANIFEST, find_fault
+from modelcore.training.checkpoint_list import (
+    checkpoint_names,
+    find_complete,
+    latest_checkpoint,
+    remove_older,
+    warn_of_damage,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -75,9 +82,7 @@ def push_checkpoint(path: Path, uri: str, keep: int) -> None:
     if not set(storage.list_children(address)) <= {file.name for file in path.iterdir()}:
         storage.delete_directory(address)
     storage.upload_directory(path, address)
-    # Higher numbers are of others, or were passed over as damaged.
-    for name in [name for name in _names(uri) if name <= path.name][keep:]:
-        storage.delete_directory(f"{uri.rstrip('/')}/{name}")
+    remove_older(uri.rstrip("/"), path.name, keep)
 
 
 def pull_checkpoint(uri: str, folder: Path) -> None:
@@ -88,22 +93,15 @@ def pull_checkpoint(uri: str, folder: Path) -> None:
     Raises:
         InputError: If the address cannot be read.
     """
-    here = sorted(path.name for path in folder.glob("*") if CHECKPOINT_NAME.fullmatch(path.name))
-    newest = next((name for name in reversed(here) if find_fault(folder / name) is None), "")
-    for name in _names(uri):
-        if name <= newest:
+    newest, _ = find_complete(folder)
+    uri = uri.rstrip("/")
+    for name in checkpoint_names(uri):
+        if newest is not None and name <= newest.name:
             return
-        address = f"{uri.rstrip('/')}/{name}"
-        if storage.MANIFEST in storage.list_children(address):
-            storage.download_directory(address, folder / name)
+        fault: str | None = NO_MANIFEST
+        if storage.MANIFEST in storage.list_children(f"{uri}/{name}"):
+            storage.download_directory(f"{uri}/{name}", folder / name)
             fault = find_fault(folder / name)
-            if fault is None:
-                return
-        else:
-            fault = NO_MANIFEST
-        logger.warning("checkpoint %s is passed over: %s", address, fault)
-
-
-def _names(uri: str) -> list[str]:
-    """Names under ``uri`` that are those of checkpoints, newest first."""
-    return sorted(filter(CHECKPOINT_NAME.fullmatch, storage.list_children(uri)), reverse=True)
+        if fault is None:
+            return
+        warn_of_damage(uri, name, fault)

@@ -26,10 +26,18 @@ from modelcore import launch, storage
 from modelcore.atomic import remove_leftovers
 from modelcore.errors import InputError, first_line
 from modelcore.gptx import GPT
-from modelcore.training.checkpoint_files import CheckpointFiles, DamagedError, fetched
+from modelcore.training.checkpoint_files import STATE, CheckpointFiles, DamagedError, fetched
+from modelcore.training.checkpoint_list import (
+    CHECKPOINT_NAME,
+    checkpoint_name,
+    checkpoint_names,
+    refuse_damaged,
+    remove_older,
+    warn_of_damage,
+)
 from modelcore.training.pieces import LoadPlanner, Pieces, SavePlanner, owner_of, pieces_of_part
-from modelcore.training.sharded_storage import STATE, Reader, Writer, tensors_of
-from modelcore.training.state import CHECKPOINT_NAME, VERSION, Part, check_identity, refuse_damaged, with_weights
+from modelcore.training.sharded_storage import Reader, Writer, tensors_of
+from modelcore.training.state import VERSION, Part, check_identity, with_weights
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +92,7 @@ class ShardedCheckpoints:
             remove_leftovers(Path(place), CHECKPOINT_NAME)
         dist.barrier(self._group)
         faults: dict[str, str] = {}
-        for name in self._first_says(_names(place) if self._rank == 0 else []):
+        for name in self._first_says(checkpoint_names(place) if self._rank == 0 else []):
             with fetched(scratch, name) as folder:
                 loading, fault = None, ""
                 try:
@@ -98,7 +106,7 @@ class ShardedCheckpoints:
                         logger.info("resumes from %s/%s", place, name)
                     return loading.state
             if self._rank == 0:
-                logger.warning("checkpoint %s/%s is passed over: %s", place, name, faults[name])
+                warn_of_damage(place, name, faults[name])
         refuse_damaged(place, faults)
         return None
 
@@ -117,7 +125,7 @@ class ShardedCheckpoints:
         for number, name in enumerate(names):
             steps[number] = int(name.removeprefix("step-"))
         dist.broadcast(steps, 0, group=self._group)
-        return [_name(step) for step in steps.tolist()]
+        return [checkpoint_name(step) for step in steps.tolist()]
 
     def save(
         self,
@@ -144,7 +152,7 @@ class ShardedCheckpoints:
         # As JSON right now: the curves in it grow on.
         state = {"version": VERSION, "step": step, "identity": self._identity, "progress": progress, "random": random}
         state = json.loads(json.dumps(state))
-        self._name = _name(step)
+        self._name = checkpoint_name(step)
         self._under_way = self._pool.submit(self._write, self._name, copies, state)
 
     def finish(self) -> None:
@@ -187,17 +195,11 @@ class ShardedCheckpoints:
             return fault
         if self._rank == 0:
             logger.info("checkpoint=%s", address)
-            self._remove_older_than(name)
+            try:
+                remove_older(self._place, name, self._keep)
+            except Exception as error:  # the new one is none the worse for it
+                logger.warning("checkpoints before %s could not be removed: %s", address, _root(error))
         return None
-
-    def _remove_older_than(self, name: str) -> None:
-        """Removes all but the newest; that it could not is told, for the new checkpoint is none the worse for it."""
-        try:
-            # Ones with a higher number were passed over as damaged, and are replaced when the run gets there.
-            for old in [other for other in _names(self._place) if other <= name][self._keep :]:
-                storage.delete_directory(f"{self._place}/{old}")
-        except Exception as error:
-            logger.warning("checkpoints before %s/%s could not be removed: %s", self._place, name, _root(error))
 
 
 class _Loading:
@@ -228,8 +230,7 @@ class _Loading:
             metadata,
         )
         self._plan = self._planner.create_local_plan()
-        for name in self._reader.files_of(self._plan):
-            files[name]
+        files.check(self._reader.files_of(self._plan))
 
     @torch.no_grad()
     def finish(self) -> None:
@@ -253,15 +254,6 @@ def _destinations(model: GPT, part_name: str, part: Part, metadata: Metadata) ->
             own[name] = torch.zeros_like(like.detach()) if like is not None and fits else torch.zeros(saved.size)
         tensors[name] = own[name].detach()
     return tensors
-
-
-def _name(step: int) -> str:
-    return f"step-{step:08d}"
-
-
-def _names(place: str) -> list[str]:
-    """Names of the checkpoints in a place, newest first."""
-    return sorted(filter(CHECKPOINT_NAME.fullmatch, storage.list_children(place)), reverse=True)
 
 
 def _root(error: BaseException) -> str:

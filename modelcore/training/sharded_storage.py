@@ -45,12 +45,11 @@ from modelcore import storage
 from modelcore.atomic import put_in_place, sync, write_json
 from modelcore.errors import InputError
 from modelcore.files import file_digest
-from modelcore.training.checkpoint_files import INDEX
+from modelcore.training.checkpoint_files import INDEX, STATE
 from modelcore.training.pieces import LoadPlanner as PiecesLoadPlanner
 from modelcore.training.pieces import pieces_of
 
 WHOLE = "whole.safetensors"
-STATE = "state.json"
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ from modelcore.stages.validate_data import validate_data
 from modelcore.stages.write_report import write_report
 from modelcore.tokenizers import Tokenizer
 from modelcore.training import TrainingSettings
+from modelcore.training.checkpoint_list import latest_checkpoint
 from modelcore.training.optimizer import Optimizer
-from modelcore.training.state import latest_checkpoint, save_checkpoint
+from modelcore.training.state import save_checkpoint
 
 TEXT = "".join(f"Mr. Knightley had said it {n} times, and Emma had heard it {n * 7 % 31} times.\n" for n in range(900))
 

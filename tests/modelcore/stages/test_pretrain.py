@@ -12,7 +12,7 @@ from modelcore.errors import InputError
 from modelcore.models import load_model
 from modelcore.stages.pretrain import pretrain
 from modelcore.stages.stage import StageSummary
-from modelcore.training.state import claim
+from modelcore.training.checkpoint_list import claim
 from tests.servers.faulty_proxy import Lost
 
 RECIPE = """

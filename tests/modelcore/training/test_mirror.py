@@ -6,10 +6,13 @@ import torch
 from modelcore import storage
 from modelcore.errors import InputError
 from modelcore.s3.client import client
+from modelcore.training.checkpoint_files import find_fault
+from modelcore.training.checkpoint_list import latest_checkpoint
 from modelcore.training.mirror import Mirror, pull_checkpoint, push_checkpoint
 from modelcore.training.optimizer import Optimizer
 from modelcore.training.parallel import Ranks
-from modelcore.training.state import find_fault, latest_checkpoint, random_state, save_checkpoint
+from modelcore.training.random_state import random_state
+from modelcore.training.state import save_checkpoint
 from tests.servers.faulty_proxy import Answer
 
 

@@ -234,7 +234,7 @@ def test_a_run_resumed_on_as_many_ranks_ends_bit_for_bit_like_an_unbroken_one(tm
 
 
 def dropped(ranks):
-    from modelcore.training.state import restore_random_state
+    from modelcore.training.random_state import restore_random_state
 
     torch.manual_seed(3)
     restore_random_state(None, seed=3, device=torch.device("cpu"), ranks=ranks)

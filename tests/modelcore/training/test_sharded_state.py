@@ -19,7 +19,8 @@ from modelcore.gptx import pad_vocabulary
 from modelcore.stages.convert_checkpoint import convert_checkpoint
 from modelcore.training import state as whole_state
 from modelcore.training.averaging import WeightAverage
-from modelcore.training.checkpoint_files import CheckpointFiles
+from modelcore.training.checkpoint_files import CheckpointFiles, find_fault
+from modelcore.training.checkpoint_list import latest_checkpoint
 from modelcore.training.mirror import pull_checkpoint
 from modelcore.training.optimizer import Optimizer
 from modelcore.training.parallel import Ranks
@@ -93,7 +94,7 @@ def loaded_by(ranks, place, scratch, strategy, padding=1, environment=None):
 
     os.environ |= environment or {}
     warnings = []
-    logger = logging.getLogger("modelcore.training.sharded_state")
+    logger = logging.getLogger("modelcore.training")
     logger.handlers = [handler := logging.Handler()]
     handler.emit = lambda record: warnings.append(record.getMessage())
     model, parts = make_run(ranks, strategy, padding)
@@ -274,7 +275,7 @@ def test_a_damaged_checkpoint_is_passed_over_by_all_and_named_by_the_first(copie
 @pytest.mark.parametrize("fault", DAMAGES)
 def test_one_process_passes_over_what_is_damaged_too(copied, fault):
     DAMAGES[fault](copied / "step-00000003")
-    assert whole_state.find_fault(copied / "step-00000003") == fault
+    assert find_fault(copied / "step-00000003") == fault
     ((_, state, _),) = on_ranks(1, loaded_by, str(copied), copied, "whole")
     assert state["step"] == 2
 
@@ -362,14 +363,14 @@ def test_one_that_cannot_be_written_is_told_in_one_line_and_the_next_makes_up_fo
     )
     assert results == [("", [line]), ("", [])]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000001", "step-00000003"]
-    assert whole_state.find_fault(tmp_path / "step-00000003") is None
+    assert find_fault(tmp_path / "step-00000003") is None
 
 
 def test_without_the_last_one_the_end_is_an_error_on_all(tmp_path):
     (error, _), (other, _) = on_ranks(2, failing_on_the_second_rank, str(tmp_path), (3,))
     assert error == other
     assert error.startswith("training is complete, but its last checkpoint step-00000003 could not be written: [Errno")
-    assert whole_state.latest_checkpoint(tmp_path).name == "step-00000002"
+    assert latest_checkpoint(tmp_path).name == "step-00000002"
 
 
 def refused_to_remove(ranks, place):
@@ -392,8 +393,8 @@ def refused_to_remove(ranks, place):
 
 def test_old_ones_that_cannot_be_removed_take_no_new_one_with_them(tmp_path):
     on_ranks(2, refused_to_remove, str(tmp_path))
-    assert whole_state.latest_checkpoint(tmp_path).name == "step-00000002"
-    assert whole_state.find_fault(tmp_path / "step-00000002") is None
+    assert latest_checkpoint(tmp_path).name == "step-00000002"
+    assert find_fault(tmp_path / "step-00000002") is None
 
 
 # --- S3 ---------------------------------------------------------------------------------------------------------------

@@ -11,17 +11,12 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from modelcore.errors import InputError
+from modelcore.training.checkpoint_files import find_fault
+from modelcore.training.checkpoint_list import latest_checkpoint, remove_checkpoints
 from modelcore.training.optimizer import Optimizer
 from modelcore.training.parallel import Ranks
-from modelcore.training.state import (
-    find_fault,
-    latest_checkpoint,
-    load_checkpoint,
-    random_state,
-    remove_checkpoints,
-    restore_random_state,
-    save_checkpoint,
-)
+from modelcore.training.random_state import random_state, restore_random_state
+from modelcore.training.state import load_checkpoint, save_checkpoint
 
 CPU = torch.device("cpu")
 IDENTITY = {"training": {"steps": 20, "seed": 1, "betas": [0.9, 0.95]}, "tokens": "abc"}
@@ -214,7 +209,7 @@ def test_a_file_that_the_manifest_does_not_know_is_no_fault_but_one_it_should_kn
     manifest = json.loads((path / "manifest.json").read_text())
     del manifest["model.safetensors"]
     (path / "manifest.json").write_text(json.dumps(manifest))
-    assert find_fault(path) == "manifest.json cannot be read (KeyError)"
+    assert find_fault(path) == "manifest.json does not list model.safetensors"
 
 
 def test_damaged_checkpoints_ahead_do_not_push_out_good_ones(save, tmp_path):
