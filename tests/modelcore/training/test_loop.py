@@ -7,8 +7,8 @@ import torch
 
 from modelcore.errors import InputError
 from modelcore.training import CheckpointPlace, loop, spikes, train
+from modelcore.training.checkpoint_list import latest_checkpoint
 from modelcore.training.heldout import Heldout
-from modelcore.training.state import latest_checkpoint
 
 BYTES_PER_TOKEN = 3.0
 
