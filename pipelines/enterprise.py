@@ -1,12 +1,14 @@
 """The profile of a cluster with GPUs, Kubeflow Trainer, the Spark operator and Kueue.
 
-Names that manifests/overlays/enterprise makes stand here once: the workspace, the queue, the priority.
+Names that manifests/overlays/enterprise makes stand here once: the workspace, the queue, the priority. The registry of
+the images is read from that overlay's values/values.env.
 """
 
 from __future__ import annotations
 
 from components.finetune_lora_distributed.component import finetune_lora_distributed
 from components.pretrain_distributed.component import pretrain_distributed
+from pipelines import enterprise_values
 from pipelines.profile import ON_A_CLUSTER, Pod, Profile, Setting, Substitute
 
 WORKSPACE = {"aic-gpt-workspace": "/workspace"}
@@ -81,6 +83,7 @@ ENTERPRISE = Profile(
     },
     settings=_SETTINGS,
     defaults=ON_A_CLUSTER,
+    registry=enterprise_values.read().get("IMAGE_REGISTRY", ""),
     pods={
         "validate_data": _TEXT,
         "train_tokenizer": Pod(

@@ -136,6 +136,7 @@ class Profile:
         settings: What a pipeline of this profile can be told besides.
         defaults: What a pipeline's parameters are where nobody gives them, if not as its function has it; None: they
             must be given.
+        registry: Where nodes pull the project's images from; empty: they have them, under their bare names.
     """
 
     name: str
@@ -143,6 +144,7 @@ class Profile:
     substitutes: Mapping[str, Substitute] = field(default_factory=dict)
     settings: Sequence[Setting] = ()
     defaults: Mapping[str, Value | None] = field(default_factory=dict)
+    registry: str = ""
 
     def without(self, stage: str) -> Profile:
         """This profile for a pipeline that does not have the stage: what only its substitute is told is left out."""
@@ -167,6 +169,8 @@ class Profile:
         # cache of their own that goes by content (MODELCORE_CACHE).
         task = component(**inputs).set_caching_options(False)
         self.pods.get(stage, Pod()).give(task)
+        if self.registry:
+            task.set_container_image(f"{self.registry}/{component.component_spec.implementation.container.image}")
         return task
 
 

@@ -30,6 +30,7 @@ from modelcore import logs, registry, storage, tracking
 from modelcore.atomic import write_json, write_text
 from modelcore.errors import InputError
 from modelcore.files import file_digest
+from pipelines import enterprise_values
 
 logger = logging.getLogger(__name__)
 
@@ -192,7 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logs.configure()
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # who waits here would rather know
     try:
-        models = given.models or f"s3://{_bucket(given.overlay / 'values' / 'values.env')}"
+        models = given.models or f"s3://{_bucket(given.overlay / 'values' / enterprise_values.FILE.name)}"
         shares = promote(models, given.overlay, canary=given.canary, percent=given.canary_percent)
     except Exception as error:
         if (reason := error if isinstance(error, InputError) else tracking.fault_of(error)) is None:
@@ -205,10 +206,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _bucket(file: Path) -> str:
-    found = re.search(r"(?m)^MODELS_BUCKET=(\S+)$", file.read_text("utf-8"))
-    if found is None or "example" in found[1]:
+    bucket = enterprise_values.read(file).get("MODELS_BUCKET", "")
+    if not bucket or "example" in bucket:
         raise InputError(f"MODELS_BUCKET in {file} is not set; set it, or give --models")
-    return found[1]
+    return bucket
 
 
 if __name__ == "__main__":

@@ -10,15 +10,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-FILE = Path(__file__).parents[1] / "manifests" / "overlays" / "enterprise" / "values" / "values.env"
+from pipelines.enterprise_values import FILE, read
 
 # What no company has: names and addresses that are kept for documentation (RFC 2606, RFC 5737), and AWS's account too.
 EXAMPLE = re.compile(r"example|192\.0\.2\.|123456789012")
 
 _HOST = r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?"
 FORMS = {
-    "MLFLOW_IMAGE": (rf"{_HOST}(:\d+)?/[a-z0-9._/-]+", "registry/name, without a tag"),
-    "MODEL_IMAGE": (rf"{_HOST}(:\d+)?/[a-z0-9._/-]+", "registry/name, without a tag"),
+    "IMAGE_REGISTRY": (rf"{_HOST}(:\d+)?(/[a-z0-9._-]+)*", "host/path, without an image's name"),
     "GIT_REPOSITORY": (r"(https://|ssh://|git@)\S+", "the address of a repository"),
     "GIT_REVISION": (r"\S+", "a branch, tag or commit"),
     "MLFLOW_HOST": (_HOST, "a host name"),
@@ -38,12 +37,6 @@ FORMS = {
 }
 
 
-def read(text: str) -> dict[str, str]:
-    """The values of a file of ``NAME=value`` lines and comments."""
-    lines = (line for line in text.splitlines() if line and not line.startswith("#"))
-    return {name: value for name, _, value in (line.partition("=") for line in lines)}
-
-
 def findings(values: dict[str, str]) -> Iterator[str]:
     """One line for each value that is missing, cannot be right, or is the example's."""
     for name, (form, right) in FORMS.items():
@@ -61,7 +54,7 @@ def findings(values: dict[str, str]) -> Iterator[str]:
 def main() -> int:
     """Prints what was found; 1 if anything was."""
     file = Path(sys.argv[1]) if len(sys.argv) > 1 else FILE
-    found = list(findings(read(file.read_text(encoding="utf-8"))))
+    found = list(findings(read(file)))
     for line in found:
         print(line)
     print(

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from kubernetes.utils.quantity import parse_quantity
 
-import modelcore
+from components.images import MLFLOW_IMAGE, MODEL_IMAGE
 from pipelines.profile import STORAGE_SECRET
 from tests.manifests.test_free_tier import of_kind
 
@@ -82,8 +82,7 @@ def check_values(repository, file):
 
 EXAMPLES = r"example|192\.0\.2\.|123456789012"
 OWN = {
-    "MLFLOW_IMAGE": "registry.aic.test:5000/gpt/aic-ai-poc-gpt-mlflow",
-    "MODEL_IMAGE": "registry.aic.test:5000/gpt/aic-ai-poc-gpt-model-python",
+    "IMAGE_REGISTRY": "registry.aic.test:5000/team/gpt",
     "GIT_REPOSITORY": "git@git.aic.test:ml/aic-ai-poc-gpt.git",
     "GIT_REVISION": "release-3",
     "MLFLOW_HOST": "mlflow.aic.test",
@@ -122,10 +121,9 @@ def test_every_value_arrives_where_it_is_needed_and_no_example_is_left(values, o
     assert "set-by" not in own
 
 
-def test_an_image_from_a_registry_with_a_port_keeps_its_tag(own):
-    deployment = of_kind(list(yaml.safe_load_all(own)), "Deployment")["mlflow"]
-    (container,) = deployment["spec"]["template"]["spec"]["containers"]
-    assert container["image"] == f"{OWN['MLFLOW_IMAGE']}:{modelcore.__version__}"
+def test_our_images_come_from_the_companys_registry_with_their_names_and_tags(own):
+    images = [value for item in yaml.safe_load_all(own) for key, value in entries(item) if key == "image"]
+    assert sorted(images) == [f"{OWN['IMAGE_REGISTRY']}/{name}" for name in (MLFLOW_IMAGE, MODEL_IMAGE)]
 
 
 def test_examples_stand_in_the_one_file_alone(folder):
@@ -154,7 +152,9 @@ def test_the_check_is_content_with_a_companys_own(repository, tmp_path):
         ("S3_ENDPOINT", "https://minio.aic.test/bucket"),
         ("MODELS_BUCKET", "s3://aic-served"),
         ("MLFLOW_HOST", "https://mlflow.aic.test"),
-        ("MLFLOW_IMAGE", "registry.aic.test/mlflow:1.0"),
+        ("IMAGE_REGISTRY", "https://registry.aic.test"),
+        ("IMAGE_REGISTRY", "registry.aic.test/gpt/"),
+        ("IMAGE_REGISTRY", "registry.aic.test/mlflow:1.0"),
         ("GPU_QUOTA", "many"),
         ("SURPRISE", "1"),
     ],

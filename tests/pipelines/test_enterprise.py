@@ -6,7 +6,9 @@ import pytest
 import yaml
 from kfp import components
 
-from pipelines.compile import COMPILED, FOLDER
+from components.images import IMAGES
+from pipelines import enterprise_values
+from pipelines.compile import COMPILED, FOLDER, PIPELINES
 from pipelines.enterprise import ENTERPRISE, GPU_TAINT
 from pipelines.profile import STORAGE_SECRET, STORAGE_VARIABLES
 from pipelines.run_folder import STAGES
@@ -144,3 +146,12 @@ def test_every_image_is_pinned_and_the_whole_fits_into_a_workflow():
         assert re.search(r":\d+\.\d+\.\d+$", executor["container"]["image"])
         assert "pip install" not in str(executor)
     assert len(TEXT) < 200_000
+
+
+@pytest.mark.parametrize("name", [name for name in PIPELINES if name.endswith("-enterprise")])
+def test_every_image_comes_from_the_registry_that_the_manifests_name(name):
+    registry = enterprise_values.read()["IMAGE_REGISTRY"]
+    spec = next(yaml.safe_load_all((FOLDER / f"{name}.yaml").read_text("utf-8")))
+    images = {executor["container"]["image"] for executor in spec["deploymentSpec"]["executors"].values()}
+    assert images
+    assert images <= {f"{registry}/{image.name}" for image in IMAGES}
