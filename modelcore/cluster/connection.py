@@ -32,7 +32,15 @@ Object: TypeAlias = dict[str, Any]
 _PASSING = {0, 408, 429, 500, 502, 503, 504}
 _ANSWER_SECONDS = (10.0, 60.0)  # to connect, and to answer
 _WATCH_SECONDS = 290  # the server ends a watch then; it would by itself, after five to ten minutes
+_SHORT_SECONDS = 60.0  # a watch that ends sooner, and has told nothing, was not ended by its time
 _REMIND_SECONDS = 300.0
+
+
+class _NoAnswerError(Exception):
+    """What came is not what the API answers, such as a load balancer's page, or half a line."""
+
+
+_FAILURES = (client.ApiException, urllib3.exceptions.HTTPError, _NoAnswerError)
 
 
 class Cluster:
@@ -47,10 +55,11 @@ class Cluster:
         custom: The client of operators' objects.
         first_wait: Seconds until what failed is tried again; each time twice as long.
         longest_wait: Seconds that it is at most.
+        token_wait: Seconds for which a token that was good may be refused, until it counts as bad.
         known: Whether the server has let us in before.
     """
 
-    first_wait, longest_wait = 0.5, 30.0
+    first_wait, longest_wait, token_wait = 0.5, 30.0, 900.0
 
     def __init__(self, configuration: client.Configuration, namespace: str) -> None:
         configuration.retries = False  # here is tried again
@@ -104,11 +113,12 @@ class Cluster:
             InputError: If the server refuses it otherwise, or does not answer in time.
         """
         backoff = _Backoff(self, what, patience)
+        timeout = tuple(max(1.0, min(seconds, patience)) for seconds in _ANSWER_SECONDS)
         while True:
             try:
-                response = function(*arguments, **keywords, _preload_content=False, _request_timeout=_ANSWER_SECONDS)
-                answer: Object = json.loads(response.data)
-            except (client.ApiException, urllib3.exceptions.HTTPError) as error:
+                response = function(*arguments, **keywords, _preload_content=False, _request_timeout=timeout)
+                answer = _json(response.data)
+            except _FAILURES as error:
                 backoff.wait_after(error)
                 continue
             backoff.over()
@@ -119,11 +129,16 @@ class Cluster:
     ) -> Iterator[list[Object]]:
         """The objects that a function of the client lists: as they are now, and whenever one of them has changed.
 
-        Ends some time after ``ended`` is set; not by itself. The rest is as in :meth:`call`.
+        Ends some time after ``ended`` is set; not by itself. A server that ends watches before they have told anything
+        is asked less and less often. The rest is as in :meth:`call`.
+
+        Raises:
+            InputError: If the server refuses it, or knows nothing of the kind.
         """
         backoff = _Backoff(self, what, ended=ended)
         version, objects = "", dict[str, Object]()
         while not ended.is_set():
+            began, idle = time.monotonic(), True
             try:
                 if not version:
                     listed = self.call(what, function, *arguments, **keywords)
@@ -132,22 +147,26 @@ class Cluster:
                     yield list(objects.values())
                 place = {"watch": True, "resource_version": version, "timeout_seconds": _WATCH_SECONDS}
                 for line in self.lines(function, *arguments, **keywords, **place, silence=_WATCH_SECONDS + 30.0):
-                    event = json.loads(line)
-                    each = event["object"]
-                    if event["type"] == "ERROR":
-                        raise client.ApiException(status=each["code"], reason=each["message"])
-                    version, uid = each["metadata"]["resourceVersion"], each["metadata"].get("uid")
-                    if event["type"] == "DELETED":
+                    kind, each = _event(line)
+                    before, version, uid = version, each["metadata"]["resourceVersion"], each["metadata"].get("uid")
+                    if kind == "DELETED":
                         objects.pop(uid, None)
-                    elif event["type"] != "BOOKMARK":
+                    elif kind != "BOOKMARK":
                         objects[uid] = each
-                    backoff.over()
+                    if version != before:
+                        idle = False
+                        backoff.over()
                     yield list(objects.values())
-            except (client.ApiException, urllib3.exceptions.HTTPError) as error:
-                if isinstance(error, client.ApiException) and error.status == 410:
-                    version = ""  # what happened meanwhile is forgotten: what is now counts
+            except _FAILURES as error:
+                status = error.status if isinstance(error, client.ApiException) else 0
+                if status in (404, 409):
+                    raise InputError(f"the cluster refuses to {what}: {_message(error)}") from None
+                if status != 410:
+                    backoff.wait_after(error)
                     continue
-                backoff.wait_after(error)
+                version = ""  # what happened meanwhile is forgotten: what is now counts
+            if idle and time.monotonic() - began < _SHORT_SECONDS:
+                backoff.wait_idle()
 
     def lines(self, function: Callable[..., Any], *arguments: Any, silence: float, **keywords: Any) -> Iterator[str]:
         """The lines that a function of the client streams, as they come.
@@ -185,17 +204,20 @@ class _Backoff:
     ) -> None:
         self._cluster, self._what, self._ended = cluster, what, ended or threading.Event()
         self._deadline = time.monotonic() + patience
-        self._failures, self._next_word, self._spoke = 0, 0.0, False
+        self._failures, self._idle, self._next_word, self._spoke = 0, 0, 0.0, False
+        self._refused: float | None = None  # since when the token is refused
 
     def wait_after(self, error: Exception) -> None:
         """Waits a while; raises what another try would not mend."""
         # A token that was good is being replaced; one that never was is not mended by waiting.
-        passing = _PASSING | {401} if self._cluster.known else _PASSING
-        if isinstance(error, client.ApiException) and error.status not in passing:
+        now = time.monotonic()
+        if isinstance(error, client.ApiException) and error.status not in _PASSING:
             if error.status in (404, 409):
                 raise error
-            raise InputError(f"the cluster refuses to {self._what}: {_message(error)}") from None
-        now = time.monotonic()
+            self._refused = now if self._refused is None else self._refused
+            waits = error.status == 401 and self._cluster.known and now - self._refused < self._cluster.token_wait
+            if not waits:
+                raise InputError(f"the cluster refuses to {self._what}: {_message(error)}") from None
         if now >= self._deadline:
             raise InputError(f"the cluster does not answer to {self._what} ({_message(error)})") from None
         if self._failures == 0:  # one bad answer is no news
@@ -206,12 +228,44 @@ class _Backoff:
         self._ended.wait(self._cluster.wait_seconds(self._failures))
         self._failures += 1
 
+    def wait_idle(self) -> None:
+        """Waits a while after an answer that told nothing."""
+        self._ended.wait(self._cluster.wait_seconds(self._idle))
+        self._idle += 1
+
     def over(self) -> None:
         """The server has answered."""
         if self._spoke:
             logger.info("the cluster answers again to %s", self._what)
         self._cluster.known = True
-        self._failures, self._spoke = 0, False
+        self._failures, self._idle, self._spoke, self._refused = 0, 0, False, None
+
+
+def _json(content: bytes | str) -> Object:
+    try:
+        value = json.loads(content)
+    except ValueError:
+        raise _NoAnswerError("what it sent is no JSON") from None
+    if not isinstance(value, dict):
+        raise _NoAnswerError("what it sent is no JSON object")
+    return value
+
+
+def _event(line: str) -> tuple[str, Object]:
+    """The type and the object of a watch's event.
+
+    Raises:
+        ApiException: If it is an error.
+    """
+    event = _json(line)
+    try:
+        kind, each = event["type"], event["object"]
+        if kind == "ERROR":
+            raise client.ApiException(status=each.get("code", 500), reason=each.get("message", "no reason is given"))
+        each["metadata"]["resourceVersion"]
+    except (KeyError, TypeError, AttributeError):
+        raise _NoAnswerError("what it sent is no event") from None
+    return kind, each
 
 
 def _message(error: Exception) -> str:

@@ -1,21 +1,18 @@
-"""A stand-in for a Kubernetes API server: what clients ask of one over HTTP, on objects that are kept in memory.
+"""A stand-in for a Kubernetes API server: :mod:`kubernetes_objects`, and what clients ask of them over HTTP.
 
-It refuses what a real one refuses: manifests against the real schemas (:mod:`kubernetes_schemas`), changes of immutable
-fields, and, where a test gives it the rules of roles, what those do not allow. It removes what belongs to an object
-with that object. There are no controllers: a test plays them, with ``create``, ``change`` and ``delete``;
-and bad days, with ``fail``, ``cut``, ``expire`` and ``down``.
+Where a test gives it the rules of roles, it refuses what those do not allow. There are no controllers: a test plays
+them, with ``create``, ``change`` and ``delete``; and bad days, with ``fail``, ``cut``, ``expire``, ``down`` and
+``impatient``.
 """
 
 from __future__ import annotations
 
 import contextlib
-import copy
 import datetime
 import json
 import re
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,39 +22,19 @@ from urllib.parse import parse_qs, urlsplit
 
 import yaml
 
-from tests.servers.kubernetes_schemas import change_faults, faults
-
-Object = dict[str, Any]
-PATIENCE = 20.0  # seconds after which a test waits in vain
-
-
-@dataclass(frozen=True)
-class Resource:
-    """A kind of objects, as it stands in addresses."""
-
-    group: str
-    version: str
-    plural: str
-    kind: str
-    namespaced: bool = True
-
-    @property
-    def api_version(self) -> str:
-        return f"{self.group}/{self.version}" if self.group else self.version
-
-
-RESOURCES = (
-    Resource("", "v1", "pods", "Pod"),
-    Resource("", "v1", "events", "Event"),
-    Resource("", "v1", "configmaps", "ConfigMap"),
-    Resource("", "v1", "secrets", "Secret"),
-    Resource("", "v1", "services", "Service"),
-    Resource("argoproj.io", "v1alpha1", "workflows", "Workflow"),
-    Resource("trainer.kubeflow.org", "v1alpha1", "trainjobs", "TrainJob"),
-    Resource("trainer.kubeflow.org", "v1alpha1", "trainingruntimes", "TrainingRuntime"),
-    Resource("trainer.kubeflow.org", "v1alpha1", "clustertrainingruntimes", "ClusterTrainingRuntime", False),
-    Resource("sparkoperator.k8s.io", "v1beta2", "sparkapplications", "SparkApplication"),
+from tests.servers.kubernetes_objects import (
+    RESOURCES,
+    Object,
+    Objects,
+    RefusedError,
+    Resource,
+    by_kind,
+    merge,
+    selected,
+    terms,
 )
+
+PATIENCE = 20.0  # seconds after which a test waits in vain
 
 
 @dataclass(frozen=True)
@@ -86,35 +63,34 @@ class Lost:
     """What was asked for is done, and the connection ends without an answer."""
 
 
-class RefusedError(Exception):
-    """What is not done; ``status`` is the answer's body, of the kind Status."""
+@dataclass(frozen=True)
+class Page:
+    """Something in the place of what was asked for, which is not done, with the status of success."""
 
-    def __init__(self, status: int, reason: str, message: str) -> None:
-        self.status = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": status}
-        self.status |= {"reason": reason, "message": message}
+    content: str
 
 
-class KubernetesAPI:
+Fault = Answer | Lost | Page
+
+
+class KubernetesAPI(Objects):
     """An API server.
 
     Attributes:
         requests: Every request that was understood.
         rules: The rules of the roles that clients have; None: they may do everything.
         down: While it is true, connections end before anything is answered.
+        impatient: While it is true, a watch ends when it has told what there is.
     """
 
     def __init__(self, namespace: str = "kubeflow") -> None:
-        self.namespace = namespace
+        super().__init__(namespace)
         self.requests: list[Request] = []
         self.rules: list[Object] | None = None
-        self.down = False
-        self.changed = threading.Condition(threading.RLock())
+        self.down = self.impatient = False
         self.closing, self.cuts, self.oldest = False, 0, 0
-        self.history: list[tuple[int, str, Resource, Object]] = []
-        self._objects: dict[tuple[Resource, str], Object] = {}
         self._logs: dict[str, list[tuple[str, str]]] = {}
-        self._faults: list[tuple[Answer | Lost, Callable[[Request], bool]]] = []
-        self._version = 0
+        self._faults: list[tuple[Fault, Callable[[Request], bool]]] = []
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"api": self}))
         self._http.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
@@ -149,31 +125,7 @@ class KubernetesAPI:
         path.write_text(yaml.safe_dump(configuration), encoding="utf-8")
         return path
 
-    # What a test does in the place of controllers.
-
-    def create(self, manifest: Object) -> Object:
-        """Adds an object, whatever rules there are."""
-        return self._add(_resource(manifest["apiVersion"], manifest["kind"]), copy.deepcopy(manifest))
-
-    def find(self, kind: str, name: str) -> Object | None:
-        """A copy of an object as it is now."""
-        with self.changed:
-            return copy.deepcopy(self._objects.get((_by_kind(kind), name)))
-
-    def all(self, kind: str) -> list[Object]:
-        """Copies of all objects of a kind, in the order in which they came."""
-        with self.changed:
-            return [copy.deepcopy(each) for (resource, _), each in self._objects.items() if resource.kind == kind]
-
-    def change(self, kind: str, name: str, change: Callable[[Object], None]) -> None:
-        """Changes an object in place."""
-        with self.changed:
-            self._put(_by_kind(kind), name, change)
-
-    def delete(self, kind: str, name: str) -> None:
-        """Removes an object, and what belongs to it alone."""
-        with self.changed:
-            self._remove(_by_kind(kind), name)
+    # What a test does.
 
     def log(self, pod: str, *lines: str) -> None:
         """A pod's container writes lines."""
@@ -181,6 +133,12 @@ class KubernetesAPI:
             for line in lines:
                 now = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds").replace("+00:00", "000Z")
                 self._logs.setdefault(pod, []).append((now, line))
+            self.changed.notify_all()
+
+    def spoil_log(self, pod: str, line: str) -> None:
+        """Who reads a pod's log for its readers says something in it, which has no time."""
+        with self.changed:
+            self._logs.setdefault(pod, []).append(("", line))
             self.changed.notify_all()
 
     def wait_for(self, holds: Callable[[], Any]) -> Any:
@@ -201,10 +159,15 @@ class KubernetesAPI:
 
     # Bad days.
 
-    def fail(self, *faults: Answer | Lost, when: Callable[[Request], bool] = lambda request: True) -> None:
+    def fail(self, *faults: Fault, when: Callable[[Request], bool] = lambda request: True) -> None:
         """Each of ``faults``, in their order, comes over one request that ``when`` is true of."""
         with self.changed:
             self._faults += [(fault, when) for fault in faults]
+
+    def recover(self) -> None:
+        """No fault comes any more."""
+        with self.changed:
+            self._faults.clear()
 
     @property
     def pending(self) -> int:
@@ -220,8 +183,8 @@ class KubernetesAPI:
     def expire(self) -> None:
         """Forgets what changed until now: a watch from an earlier version is told 410 Gone."""
         with self.changed:
-            self._version += 1
-            self.oldest = self._version
+            self.version += 1
+            self.oldest = self.version
             self.cut()
 
     # What requests do.
@@ -232,27 +195,27 @@ class KubernetesAPI:
             resource, name = request.resource, request.name
             match request.verb:
                 case "list":
-                    items = [each for each in self.all(resource.kind) if _selected(each, request.query)]
+                    items = [each for each in self.all(resource.kind) if selected(each, request.query)]
                     kind = {"apiVersion": resource.api_version, "kind": f"{resource.kind}List"}
-                    return kind | {"metadata": {"resourceVersion": str(self._version)}, "items": items}
+                    return kind | {"metadata": {"resourceVersion": str(self.version)}, "items": items}
                 case "get":
-                    return self._get(resource, name)
+                    return self.get(resource, name)
                 case "create":
-                    return self._add(resource, request.body, check=True)
+                    return self.add(resource, request.body, check=True)
                 case "patch":
-                    return self._put(resource, name, lambda each: _merge(each, request.body), check=True)
+                    return self.put(resource, name, lambda each: merge(each, request.body), check=True)
                 case "update":
-                    return self._put(resource, name, lambda each: each.update(request.body), check=True)
+                    return self.put(resource, name, lambda each: each.update(request.body), check=True)
                 case "delete":
-                    found = self._get(resource, name)
+                    found = self.get(resource, name)
                     wanted = ((request.body or {}).get("preconditions") or {}).get("uid")
                     if wanted not in (None, found["metadata"]["uid"]):
                         raise RefusedError(409, "Conflict", f"the UID in the precondition ({wanted}) does not match")
-                    self._remove(resource, name)
+                    self.remove(resource, name)
                     return {"kind": "Status", "apiVersion": "v1", "status": "Success"}
         raise RefusedError(405, "MethodNotAllowed", request.verb)
 
-    def fault_for(self, request: Request) -> Answer | Lost | None:
+    def fault_for(self, request: Request) -> Fault | None:
         """Notes a request, and takes the fault that comes over it."""
         with self.changed:
             self.requests.append(request)
@@ -267,7 +230,7 @@ class KubernetesAPI:
         """Refuses what no rule allows."""
         resource = request.resource
         # a list or a watch of one name is judged by that name
-        name = request.name or dict(_terms(request.query)).get("metadata.name", "")
+        name = request.name or dict(terms(request.query)).get("metadata.name", "")
         plural = f"{resource.plural}/{request.subresource}" if request.subresource else resource.plural
         for rule in self.rules if self.rules is not None else [{"apiGroups": [resource.group], "resources": [plural]}]:
             verbs, names = rule.get("verbs", [request.verb]), rule.get("resourceNames", [name])
@@ -286,7 +249,7 @@ class KubernetesAPI:
 
     def check_log(self, request: Request) -> None:
         """Refuses the log of a pod that is not there, or whose containers wait."""
-        pod = self._get(request.resource, request.name)
+        pod = self.get(request.resource, request.name)
         if pod.get("status", {}).get("phase", "Pending") == "Pending":
             container = request.query.get("container", "")
             message = f'container "{container}" in pod "{request.name}" is waiting to start: ContainerCreating'
@@ -294,7 +257,7 @@ class KubernetesAPI:
 
     def changes(self, request: Request) -> Iterator[Object]:
         """The events of a watch, until it is cut or its time is over."""
-        since = int(request.query.get("resourceVersion") or self._version)
+        since = int(request.query.get("resourceVersion") or self.version)
         deadline = time.monotonic() + float(request.query.get("timeoutSeconds", 1800))
         cuts, place = request.cuts, 0
         if since < self.oldest:
@@ -303,16 +266,16 @@ class KubernetesAPI:
             return
         while True:
             with self.changed:
-                while not (self.closing or self.cuts > cuts or len(self.history) > place):
+                while not (self.impatient or self.closing or self.cuts > cuts or len(self.history) > place):
                     if not self.changed.wait(deadline - time.monotonic()):
                         break
                 if self.closing or self.cuts > cuts:
                     raise ConnectionAbortedError
                 fresh, place = self.history[place:], len(self.history)
             for version, kind, resource, each in fresh:
-                if version > since and resource == request.resource and _selected(each, request.query):
+                if version > since and resource == request.resource and selected(each, request.query):
                     yield {"type": kind, "object": each}
-            if time.monotonic() >= deadline:
+            if self.impatient or time.monotonic() >= deadline:
                 return
 
     def lines(self, request: Request) -> Iterator[str]:
@@ -331,65 +294,16 @@ class KubernetesAPI:
                 told = self._logs.get(request.name, [])
                 fresh, place, ended = told[place:], len(told), self._ended(request.name)
             for at, line in fresh:
-                if datetime.datetime.fromisoformat(at[:26] + "+00:00") >= since:
+                if not at:
+                    yield f"{line}\n"
+                elif datetime.datetime.fromisoformat(at[:26] + "+00:00") >= since:
                     yield f"{at} {line}\n" if query.get("timestamps") == "true" else f"{line}\n"
             if ended or not follows:
                 return
 
     def _ended(self, pod: str) -> bool:
-        found = self._objects.get((_by_kind("Pod"), pod))
+        found = self._objects.get((by_kind("Pod"), pod))
         return found is None or found.get("status", {}).get("phase") in ("Succeeded", "Failed")
-
-    def _get(self, resource: Resource, name: str) -> Object:
-        found = self._objects.get((resource, name))
-        if found is None:
-            full = f"{resource.plural}.{resource.group}".rstrip(".")
-            raise RefusedError(404, "NotFound", f'{full} "{name}" not found')
-        return copy.deepcopy(found)
-
-    def _add(self, resource: Resource, manifest: Object, check: bool = False) -> Object:
-        with self.changed:
-            metadata = manifest.setdefault("metadata", {})
-            if check and (metadata.get("namespace", self.namespace) != self.namespace) and resource.namespaced:
-                raise RefusedError(400, "BadRequest", "the namespace of the object does not match the address")
-            name = metadata["name"]
-            if (resource, name) in self._objects:
-                full = f"{resource.plural}.{resource.group}".rstrip(".")
-                raise RefusedError(409, "AlreadyExists", f'{full} "{name}" already exists')
-            if check and (wrong := list(faults(manifest))):
-                raise RefusedError(422, "Invalid", f'{resource.kind} "{name}" is invalid: {"; ".join(wrong)}')
-            now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-            metadata |= {"uid": str(uuid.uuid4()), "creationTimestamp": now}
-            if resource.namespaced:
-                metadata["namespace"] = self.namespace
-            self._objects[resource, name] = manifest
-            return self._note("ADDED", resource, manifest)
-
-    def _put(self, resource: Resource, name: str, change: Callable[[Object], Any], check: bool = False) -> Object:
-        old = self._get(resource, name)
-        new = copy.deepcopy(old)
-        change(new)
-        if check and (wrong := [*change_faults(old, new), *faults(new)]):
-            raise RefusedError(422, "Invalid", f'{resource.kind} "{name}" is invalid: {"; ".join(wrong)}')
-        self._objects[resource, name] = new
-        return self._note("MODIFIED", resource, new)
-
-    def _remove(self, resource: Resource, name: str) -> None:
-        gone = self._objects.pop((resource, name))
-        self._note("DELETED", resource, gone)
-        uid, alive = gone["metadata"]["uid"], {each["metadata"]["uid"] for each in self._objects.values()}
-        for (kind, dependent), each in list(self._objects.items()):
-            owners = {owner["uid"] for owner in each["metadata"].get("ownerReferences", [])}
-            if uid in owners and not owners & alive and (kind, dependent) in self._objects:
-                self._remove(kind, dependent)
-
-    def _note(self, what: str, resource: Resource, each: Object) -> Object:
-        self._version += 1
-        each["metadata"]["resourceVersion"] = str(self._version)
-        told = copy.deepcopy(each)
-        self.history.append((self._version, what, resource, told))
-        self.changed.notify_all()
-        return copy.deepcopy(told)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -409,6 +323,9 @@ class _Handler(BaseHTTPRequestHandler):
             fault = self.api.fault_for(request)
             if isinstance(fault, Answer):
                 raise RefusedError(fault.status, fault.reason, "as the test wants it")
+            if isinstance(fault, Page):
+                self._stream(iter([fault.content]))
+                return
             self.api.check_allowed(request)
             if request.verb == "watch":
                 self._stream(f"{json.dumps(each)}\n" for each in self.api.changes(request))
@@ -466,48 +383,3 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(b"0\r\n\r\n")
         except ConnectionError:
             self.close_connection = True
-
-
-def _resource(api_version: str, kind: str) -> Resource:
-    return next(each for each in RESOURCES if (each.api_version, each.kind) == (api_version, kind))
-
-
-def _by_kind(kind: str) -> Resource:
-    return next(each for each in RESOURCES if each.kind == kind)
-
-
-def _selected(each: Object, query: dict[str, str]) -> bool:
-    """Whether an object is one that the selectors of labels and fields name."""
-    labels = each["metadata"].get("labels", {})
-    for term in re.findall(r"[^,(]+(?:\([^)]*\))?", query.get("labelSelector", "")):
-        if found := re.fullmatch(r"\s*(\S+) in \(([^)]*)\)\s*", term):
-            if labels.get(found[1]) not in [value.strip() for value in found[2].split(",")]:
-                return False
-        else:
-            key, _, value = term.strip().replace("==", "=").partition("=")
-            if labels.get(key) != value:
-                return False
-    for key, value in _terms(query):
-        at: Any = each
-        for part in key.split("."):
-            at = at.get(part, {}) if isinstance(at, dict) else {}
-        if at != value:
-            return False
-    return True
-
-
-def _terms(query: dict[str, str]) -> list[tuple[str, str]]:
-    """The fields that a field selector names, with their values."""
-    terms = [term.partition("=") for term in query.get("fieldSelector", "").split(",")]
-    return [(key, value) for key, _, value in terms if key]
-
-
-def _merge(each: Object, patch: Object) -> None:
-    """A JSON merge patch (RFC 7396), in place."""
-    for key, value in patch.items():
-        if value is None:
-            each.pop(key, None)
-        elif isinstance(value, dict) and isinstance(each.get(key), dict):
-            _merge(each[key], value)
-        else:
-            each[key] = value

@@ -9,7 +9,7 @@ from kubernetes.config import incluster_config
 
 from modelcore.cluster.connection import Cluster
 from modelcore.errors import InputError
-from tests.servers.kubernetes_api import Answer
+from tests.servers.kubernetes_api import Answer, Page
 
 
 @pytest.fixture
@@ -107,6 +107,68 @@ def test_a_watch_ends_when_it_is_told_to(cluster, api):
     assert next(changes) == []
     api.cut()
     assert list(changes) == []
+
+
+def test_a_server_that_closes_watches_at_once_is_asked_less_and_less_often(cluster, api, meanwhile, monkeypatch):
+    waits = []
+    monkeypatch.setattr(Cluster, "wait_seconds", lambda self, number: waits.append(number) or 0.0)
+    api.impatient = True
+    changes = cluster.watch("watch pods", cluster.core.list_namespaced_pod, cluster.namespace, ended=threading.Event())
+    assert len(next(changes)) == 1
+
+    def life():
+        api.wait_for(lambda: len(waits) >= 4)
+        api.create({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}})
+
+    meanwhile(life)
+    assert len(next(changes)) == 2
+    assert waits == list(range(len(waits)))
+    told = len(waits)
+    meanwhile(lambda: (api.wait_for(lambda: len(waits) > told), api.delete("Pod", "p")))
+    assert len(next(changes)) == 1
+    assert waits[told] == 0, "it had told something"
+
+
+def test_a_server_that_forgets_every_version_at_once_is_asked_less_and_less_often(cluster, api, monkeypatch):
+    waits = []
+    monkeypatch.setattr(Cluster, "wait_seconds", lambda self, number: waits.append(number) or 0.0)
+    api.fail(*[Answer(410, "Expired")] * 5, when=lambda request: request.verb == "watch")
+    changes = cluster.watch("watch pods", cluster.core.list_namespaced_pod, cluster.namespace, ended=threading.Event())
+    for _ in range(6):
+        assert len(next(changes)) == 1
+    assert waits == [0, 1, 2, 3, 4]
+
+
+def test_a_wait_grows_to_a_bound():
+    waits = [Cluster.wait_seconds(Cluster, failures) for failures in range(40)]
+    assert all(0.25 <= wait <= 30.0 for wait in waits)
+    assert min(waits[7:]) >= 15.0
+
+
+def test_a_token_that_stays_refused_is_an_error_in_the_end(cluster, api, monkeypatch):
+    pods(cluster)
+    monkeypatch.setattr(Cluster, "token_wait", 0.0)
+    api.fail(Answer(401, "Unauthorized"))
+    with pytest.raises(InputError, match="the cluster refuses to list pods: as the test wants it"):
+        pods(cluster)
+
+
+def test_a_page_in_the_place_of_an_answer_is_waited_out(cluster, api):
+    api.fail(*[Page("<html>starting</html>")] * 2)
+    assert pods(cluster)["items"]
+    assert not api.pending
+
+
+@pytest.mark.parametrize(
+    "page", ["<html>starting</html>\n", '{"type": "MODIFIED", "object": {"metad', "[]\n", '{"a": 1}\n']
+)
+def test_half_a_line_of_a_watch_is_a_watch_that_was_cut(cluster, api, page):
+    changes = cluster.watch("watch pods", cluster.core.list_namespaced_pod, cluster.namespace, ended=threading.Event())
+    next(changes)
+    api.fail(Page(page), when=lambda request: request.verb == "watch")
+    api.create({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}})
+    assert len(next(changes)) == 2
+    assert not api.pending
 
 
 def test_nothing_is_said_of_a_single_bad_answer(cluster, api, caplog):
