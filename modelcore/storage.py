@@ -22,6 +22,9 @@ from modelcore.s3.client import client, one_line_errors, patiently
 if TYPE_CHECKING:
     from modelcore.s3.download import Listed
 
+VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")
+"""The variables of boto3's that clusters set from a secret whose keys have their names."""
+
 # Uploaded after everything else, so that whoever finds it can count on the files that it lists.
 MANIFEST = "manifest.json"
 

@@ -14,6 +14,8 @@ from typing import Any, TypeAlias
 
 from kfp import dsl, kubernetes
 
+from modelcore import storage
+
 Value: TypeAlias = str | int | float | list[str]
 Component: TypeAlias = Any  # of KFP: what @dsl.component makes
 Start: TypeAlias = Callable[..., Any]  # called with a component and its inputs, makes the task
@@ -21,7 +23,6 @@ Start: TypeAlias = Callable[..., Any]  # called with a component and its inputs,
 # The secret that opens object storage to the stages that read or write s3://, where a cluster has one: keys are the
 # variables that boto3 reads. It is named here and made by whoever runs the cluster; MLflow's KFP names itself.
 STORAGE_SECRET = "aic-gpt-storage"  # noqa: S105 (a name)
-STORAGE_VARIABLES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ class Pod:
         if self.timeout:
             kubernetes.set_timeout(task, self.timeout)
         if self.storage:
-            names = {name: name for name in STORAGE_VARIABLES}
+            names = {name: name for name in storage.VARIABLES}
             kubernetes.use_secret_as_env(task, STORAGE_SECRET, names, optional=True)
 
 

@@ -14,9 +14,9 @@ from modelcore.errors import InputError
 from modelcore.evaluation.report import render_page
 from modelcore.files import read_json
 from modelcore.stages.outputs import Output
-from modelcore.stages.pretrain import MODEL
 from modelcore.stages.pretrain_trial import FAILURE_FILE
 from modelcore.stages.stage import Stage, StageSummary
+from modelcore.stages.trained import MODEL
 
 GENERATOR = "modelcore-sweep"
 PAGE = Output("report of a sweep", mark=GENERATOR)

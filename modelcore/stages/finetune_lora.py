@@ -10,7 +10,6 @@ import torch
 
 from modelcore import launch
 from modelcore.adapters import LoRAConfig, add_lora, lora_parameters, save_adapter
-from modelcore.adapters.peft_format import BASE_FILE, CONFIG_FILE, WEIGHTS_FILE
 from modelcore.adapters.replies import ReplyBatches, reply_loss
 from modelcore.atomic import atomic_directory
 from modelcore.data.instructions import Example, load_instructions, split_conversations
@@ -19,8 +18,8 @@ from modelcore.inference import SamplingConfig, generate
 from modelcore.models import load_model, tokenizer_path
 from modelcore.quantization import Quantization, quantize_model
 from modelcore.quantization.allocator import give_back_freed_memory
-from modelcore.stages.outputs import Output
 from modelcore.stages.stage import Scalar, Stage, StageSummary
+from modelcore.stages.trained import ADAPTER
 from modelcore.storage import localize
 from modelcore.tokenizers import Tokenizer
 from modelcore.training import TrainingSettings, train
@@ -36,8 +35,6 @@ DEFAULT_LEARNING_RATE = 2e-3
 
 WARMUP_FRACTION = 0.1
 LOG_EVERY = 5
-
-ADAPTER = Output("adapter", CONFIG_FILE, '"peft_type"', (WEIGHTS_FILE, BASE_FILE))
 
 _Column = TypeVar("_Column")
 

@@ -18,11 +18,10 @@ from modelcore.data.shards import TokenSplit, open_split
 from modelcore.errors import InputError, first_line
 from modelcore.files import file_digest
 from modelcore.models import save_model
-from modelcore.models.native import CONFIG_FILE, FORMAT, WEIGHTS_FILE
-from modelcore.stages.outputs import Output
 from modelcore.stages.stage import Stage, StageSummary
+from modelcore.stages.trained import MODEL
 from modelcore.stages.work import work_folder
-from modelcore.tokenizers import TOKENIZER_FILES, find_tokenizer
+from modelcore.tokenizers import find_tokenizer
 from modelcore.training import DEFAULT_RECIPE, CheckpointPlace, Recipe, load_recipe, train
 from modelcore.training.checkpoint_list import claim, remove_checkpoints
 from modelcore.training.heldout import Heldout
@@ -44,8 +43,6 @@ _BOOKKEEPING = (
     "shard_size",
     "tensor_parallel",
 )
-
-MODEL = Output("native model", CONFIG_FILE, f'"{FORMAT}"', (*TOKENIZER_FILES, WEIGHTS_FILE, "training.json"))
 
 
 def pretrain(

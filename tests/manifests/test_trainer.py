@@ -5,7 +5,8 @@ import yaml
 
 import modelcore
 from components.images import MODEL_IMAGE
-from pipelines.profile import STORAGE_SECRET, STORAGE_VARIABLES
+from modelcore.storage import VARIABLES as STORAGE_VARIABLES
+from pipelines.profile import STORAGE_SECRET
 from tests.servers.kubernetes_schemas import faults
 
 

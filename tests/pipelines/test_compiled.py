@@ -8,9 +8,10 @@ import pytest
 import yaml
 from kfp import components
 
+from modelcore.storage import VARIABLES as STORAGE_VARIABLES
 from pipelines.compile import COMPILED, FOLDER, PIPELINES, compile_pipeline
 from pipelines.gpt import gpt_pipeline
-from pipelines.profile import STORAGE_SECRET, STORAGE_VARIABLES
+from pipelines.profile import STORAGE_SECRET
 
 
 def spec():

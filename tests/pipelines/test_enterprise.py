@@ -7,10 +7,11 @@ import yaml
 from kfp import components
 
 from components.images import IMAGES
+from modelcore.storage import VARIABLES as STORAGE_VARIABLES
 from pipelines import enterprise_values
 from pipelines.compile import COMPILED, FOLDER, PIPELINES
 from pipelines.enterprise import ENTERPRISE, GPU_TAINT
-from pipelines.profile import STORAGE_SECRET, STORAGE_VARIABLES
+from pipelines.profile import STORAGE_SECRET
 from pipelines.run_folder import STAGES
 
 FILE = FOLDER / "gpt-pipeline-enterprise.yaml"
