@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
@@ -10,6 +11,12 @@ from kubernetes import client
 
 from modelcore.cluster.connection import Cluster, Object
 from modelcore.errors import InputError, first_line
+
+_CONFLICTS = 5  # of a request to make a job, in a row
+
+
+class JobEndedError(InputError):
+    """The job has failed, or was deleted: nothing of it runs any more."""
 
 
 class ClusterJob(ABC):
@@ -56,6 +63,10 @@ class ClusterJob(ABC):
     def failure(self, found: Object) -> str | None:
         """What the job, as it was found, says of its failure, which may be nothing; None if it has not failed."""
 
+    def suspension(self, found: Object) -> str | None:
+        """What the job, as it was found, says of being suspended, which may be nothing; None if it is not."""
+        return "" if found["spec"].get("suspend") else None
+
     def find(self) -> Object | None:
         """The job as it is now, or None."""
         place = (*self.resource, self.cluster.namespace, self.plural, self.name)
@@ -80,20 +91,31 @@ class ClusterJob(ABC):
             InputError: If the cluster refuses.
         """
         place = (*self.resource, self.cluster.namespace, self.plural)
-        try:
-            create = self.cluster.custom.create_namespaced_custom_object
-            made = self.cluster.call(f"create {self.kind} {self.name}", create, *place, manifest)
-        except client.ApiException as error:
-            if error.status == 409 and self.find() is not None:
-                return False
-            raise InputError(
-                f"{self.kind} {self.name} cannot be created ({first_line(error)}); is {self.operator} installed?"
-            ) from None
-        self.uid = made["metadata"]["uid"]
-        return True
+        create = self.cluster.custom.create_namespaced_custom_object
+        for conflicts in range(_CONFLICTS):
+            try:
+                made = self.cluster.call(f"create {self.kind} {self.name}", create, *place, manifest)
+            except client.ApiException as error:
+                if error.status == 409:
+                    if self.find() is not None:
+                        return False
+                    # One was just removed, or a quota of the namespace changed meanwhile.
+                    refusal = first_line(error)
+                    time.sleep(self.cluster.wait_seconds(conflicts))
+                    continue
+                raise InputError(
+                    f"{self.kind} {self.name} cannot be created ({first_line(error)}); is {self.operator} installed?"
+                ) from None
+            self.uid = made["metadata"]["uid"]
+            return True
+        raise InputError(f"{self.kind} {self.name} cannot be created ({refusal}, {_CONFLICTS} times)")
 
-    def delete(self, patience: float = float("inf")) -> None:
-        """Removes the job that was made or found, and what was made for it; no other one of its name."""
+    def delete(self, patience: float = float("inf")) -> bool:
+        """Removes the job that was made or found, and what was made for it; no other one of its name.
+
+        Returns:
+            Whether it was there.
+        """
         place = (*self.resource, self.cluster.namespace, self.plural, self.name)
         only = client.V1Preconditions(uid=self.uid) if self.uid else None
         try:
@@ -107,6 +129,8 @@ class ClusterJob(ABC):
         except client.ApiException as error:
             if error.status not in (404, 409):  # it is gone, or another's
                 raise
+            return False
+        return True
 
     def wait_until_gone(self) -> None:
         """Waits until the job, which was deleted, is no more."""

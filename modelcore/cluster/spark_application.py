@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from modelcore import __version__
+from modelcore import __version__, storage
 from modelcore.cluster.cluster_job import ClusterJob
 from modelcore.cluster.connection import Object
-from modelcore.cluster.job_stage import run_job, tracking_environment
+from modelcore.cluster.job_stage import run_job
 from modelcore.cluster.pipeline_run import PipelineRun
 from modelcore.cluster.workspace import MOUNTED
 from modelcore.errors import InputError
@@ -32,7 +32,6 @@ _CLAIM, _ACCOUNT, _STORAGE, _TRACKING = (
     "aic-gpt-storage",
     "kfp-mlflow-credentials",
 )
-_STORAGE_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")
 _CORES = 2  # of an executor, and so tasks at a time; one takes some 200 MiB beside Java
 
 
@@ -77,7 +76,7 @@ def run_on_spark(
 ) -> StageSummary:
     """Runs a stage with ``engine="spark"`` in a SparkApplication, and returns when it is done.
 
-    Cancelled, killed and started again, it does what :mod:`modelcore.cluster.job_stage` says of a TrainJob.
+    Cancelled, killed and started again, it does what :mod:`modelcore.cluster.job_stage` says.
 
     Args:
         stage: ``validate_data`` or ``tokenize_corpus``.
@@ -120,8 +119,8 @@ def _state(found: Object) -> str:
 def _manifest(
     name: str, stage: str, call: Object, executors: int, run: PipelineRun, labels: dict[str, str]
 ) -> dict[str, Any]:
-    variables: list[Object] = [{"name": key, "value": value} for key, value in tracking_environment(run).items()]
-    variables += [_secret(key, _STORAGE, key) for key in _STORAGE_KEYS]
+    variables: list[Object] = [{"name": key, "value": value} for key, value in run.tracking_environment().items()]
+    variables += [_secret(key, _STORAGE, key) for key in storage.VARIABLES]
     variables += [_secret(f"MLFLOW_TRACKING_{key.upper()}", _TRACKING, key) for key in ("username", "password")]
     pod = {
         "serviceAccount": _ACCOUNT,

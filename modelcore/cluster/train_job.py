@@ -77,12 +77,17 @@ class TrainJob(ClusterJob):
 
     def is_complete(self, found: Object) -> bool:
         """Whether the job, as it was found, has done its work."""
-        return condition(found, "Complete") is not None
+        return _condition(found, "Complete") is not None
 
     def failure(self, found: Object) -> str | None:
         """What the job, as it was found, says of its failure, which may be nothing; None if it has not failed."""
-        failed = condition(found, "Failed")
+        failed = _condition(found, "Failed")
         return None if failed is None else " ".join(filter(None, (failed.get("reason"), failed.get("message"))))
+
+    def suspension(self, found: Object) -> str | None:
+        """What the job, as it was found, says of being suspended, which may be nothing; None if it is not."""
+        suspended = _condition(found, "Suspended")
+        return super().suspension(found) if suspended is None else str(suspended.get("message", ""))
 
     def create(self, spec: TrainJobSpec) -> None:
         """Makes the job. One that is there already, from a request whose answer was lost, is it.
@@ -97,7 +102,7 @@ class TrainJob(ClusterJob):
             )
 
 
-def condition(job: Object, kind: str) -> Object | None:
+def _condition(job: Object, kind: str) -> Object | None:
     """The condition of a kind, if it is true of a job: ``Complete``, ``Failed`` or ``Suspended``."""
     for each in job.get("status", {}).get("conditions", []):
         if each["type"] == kind and each["status"] == "True":
@@ -108,7 +113,9 @@ def condition(job: Object, kind: str) -> Object | None:
 def _manifest(cluster: Cluster, spec: TrainJobSpec) -> Object:
     kind, runtime = _runtime(cluster, spec.runtime)
     queue = {key: value for key, value in runtime["metadata"].get("labels", {}).items() if key.startswith(_QUEUE)}
-    environment = [models.IoK8sApiCoreV1EnvVar(name=name, value=value) for name, value in spec.environment.items()]
+    environment = [
+        models.IoK8sApiCoreV1EnvVar(name=name, value=_literal(value)) for name, value in spec.environment.items()
+    ]
     job = models.TrainerV1alpha1TrainJob(
         apiVersion=constants.API_VERSION,
         kind=constants.TRAINJOB_KIND,
@@ -123,7 +130,7 @@ def _manifest(cluster: Cluster, spec: TrainJobSpec) -> Object:
         spec=models.TrainerV1alpha1TrainJobSpec(
             runtimeRef=models.TrainerV1alpha1RuntimeRef(apiGroup=constants.GROUP, kind=kind, name=spec.runtime),
             trainer=models.TrainerV1alpha1Trainer(
-                command=list(spec.command),
+                command=[_literal(word) for word in spec.command],
                 env=environment or None,
                 numNodes=spec.nodes,
                 numProcPerNode=spec.processes_per_node,
@@ -132,6 +139,15 @@ def _manifest(cluster: Cluster, spec: TrainJobSpec) -> Object:
         ),
     )
     return dict(job.to_dict())
+
+
+def _literal(text: str) -> str:
+    """A text that Kubernetes, which replaces ``$(NAME)`` in commands and variables, leaves as it is.
+
+    So no name of a run or a recipe can spell the value of a secret:
+    https://kubernetes.io/docs/tasks/inject-data-application/define-interdependent-environment-variables/.
+    """
+    return text.replace("$", "$$")
 
 
 def _runtime(cluster: Cluster, name: str) -> tuple[str, Object]:

@@ -1,8 +1,8 @@
 """The folder that the pipeline's pods and the jobs that they start both see: a claim that many pods may write to.
 
-Each job has a folder of its own there, ``jobs/NAME``: ``inputs`` has what it reads and cannot read elsewhere,
-``output`` and ``summary.json`` are what it leaves. These stay, so that a stage whose pod was lost after its job was
-done finds them.
+Each job has a folder of its own there, ``jobs/NAME``: ``inputs`` has what it reads and cannot read elsewhere, until no
+job reads it any more; ``output`` and ``summary.json`` are what it leaves. These stay, so that a stage whose pod was
+lost after its job was done finds them.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 from modelcore import storage
-from modelcore.atomic import atomic_directory, disk_is_full
+from modelcore.atomic import atomic_directory
 from modelcore.errors import InputError, first_line
+from modelcore.files import content_digest
 
 MOUNTED = "/workspace"
 
@@ -33,6 +35,34 @@ def workspace() -> Path:
     return root
 
 
+def identify(place: Path | str) -> list[Any]:
+    """What tells the content at ``place`` from any other, the same for each attempt of a task, as plain JSON values.
+
+    Of an S3 address it is that itself. Of what lies in the workspace, which no attempt fetches anew, it is the path
+    with the size and time of each file, for terabytes may lie there; of all else, which is read for the job's copy
+    anyway, the SHA-256 sum of what it holds.
+
+    Raises:
+        InputError: If there is nothing at ``place``, or it cannot be read.
+    """
+    if storage.is_remote(place):
+        return [str(place)]
+    real = Path(os.path.realpath(place))
+    if not real.exists():
+        raise InputError(f"{place} does not exist; give a path that this stage can read, or s3://bucket/prefix")
+    try:
+        if not _is_shared(real):
+            return [content_digest(real)]
+        files = sorted(file for file in (real, *real.rglob("*")) if file.is_file())
+        return [str(real), [[str(file), file.stat().st_size, file.stat().st_mtime_ns] for file in files]]
+    except OSError as error:
+        raise InputError(f"{place} cannot be read: {first_line(error)}") from None
+
+
+def _is_shared(real: Path) -> bool:
+    return real.is_relative_to(os.path.realpath(workspace()))
+
+
 class JobFolder:
     """The folder of one job.
 
@@ -46,8 +76,7 @@ class JobFolder:
     """
 
     def __init__(self, job: str) -> None:
-        self._root = workspace()
-        self.path = self._root / "jobs" / job
+        self.path = workspace() / "jobs" / job
         self.output, self.summary = self.path / "output", self.path / "summary.json"
 
     def share(self, name: str, place: Path | str) -> str:
@@ -60,14 +89,12 @@ class JobFolder:
             place: A file, a folder, or an S3 address.
 
         Raises:
-            InputError: If there is nothing at ``place``, or no room in the workspace.
+            InputError: If there is no room in the workspace, or nothing can be written there.
         """
         if storage.is_remote(place):
             return str(place)
         real = Path(os.path.realpath(place))
-        if not real.exists():
-            raise InputError(f"{place} does not exist; give a path that this stage can read, or s3://bucket/prefix")
-        if real.is_relative_to(os.path.realpath(self._root)):
+        if _is_shared(real):
             return str(real)
         folder = self.path / "inputs" / name
         if not folder.exists():  # it appears when it is complete
@@ -78,9 +105,7 @@ class JobFolder:
                     else:
                         shutil.copy2(real, fresh / real.name)
             except OSError as error:
-                if not disk_is_full(error):
-                    raise
-                raise InputError(f"no space left in {self._root} for {place} ({first_line(error)})") from None
+                raise InputError(f"{place} cannot be copied to {folder} for the job: {first_line(error)}") from None
         return str(folder if real.is_dir() else folder / real.name)
 
     def is_complete(self) -> bool:

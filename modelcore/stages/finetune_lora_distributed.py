@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from modelcore.stages.outputs import Output
 from modelcore.stages.stage import StageSummary
-
-# The stage's own constant comes with torch, which the image of this stage does without.
-ADAPTER = Output("adapter", "adapter_config.json", '"peft_type"', ("adapter_model.safetensors", "base_model.json"))
+from modelcore.stages.trained import ADAPTER
 
 
 def finetune_lora_distributed(
@@ -52,9 +49,9 @@ def finetune_lora_distributed(
     Raises:
         InputError: If the job fails, is deleted by somebody else, or cannot be made.
     """
-    from modelcore.cluster.job_stage import run_as_job
+    from modelcore.cluster.trainer_stage import run_on_trainer
 
-    return run_as_job(
+    return run_on_trainer(
         "finetune_lora",
         {
             "rank": rank,

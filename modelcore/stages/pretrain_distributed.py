@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from modelcore.stages.outputs import Output
 from modelcore.stages.stage import StageSummary
-from modelcore.tokenizers import TOKENIZER_FILES
-
-# The stage's own constant comes with torch, which the image of this stage does without.
-MODEL = Output("native model", "config.json", '"modelcore"', (*TOKENIZER_FILES, "model.safetensors", "training.json"))
+from modelcore.stages.trained import MODEL
 
 
 def pretrain_distributed(
@@ -60,9 +56,9 @@ def pretrain_distributed(
     Raises:
         InputError: If the job fails, is deleted by somebody else, or cannot be made.
     """
-    from modelcore.cluster.job_stage import run_as_job
+    from modelcore.cluster.trainer_stage import run_on_trainer
 
-    return run_as_job(
+    return run_on_trainer(
         "pretrain",
         {
             "preset": preset,

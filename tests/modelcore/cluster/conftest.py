@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from modelcore.cluster.connection import Cluster
+from modelcore.stages.pretrain_distributed import pretrain_distributed
 from tests.servers.kubernetes_api import KubernetesAPI
 from tests.servers.train_jobs import Trainer
 
@@ -33,7 +34,8 @@ def api(tmp_path, monkeypatch):
         owner = {key: WORKFLOW[key] for key in ("apiVersion", "kind")} | {"name": "run-x", "controller": True}
         owner |= {"uid": workflow["metadata"]["uid"], "blockOwnerDeletion": True}
         labels = {"pipeline/runid": "0f8c2a6e-run"}
-        metadata = {"name": "run-x-pretrain-1", "labels": labels, "ownerReferences": [owner]}
+        task = {"workflows.argoproj.io/node-name": "run-x.root.pretrain-distributed.executor(0)"}
+        metadata = {"name": "run-x-pretrain-1", "labels": labels, "annotations": task, "ownerReferences": [owner]}
         server.create({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "status": {"phase": "Running"}})
         server.rules = [rule for each in documents("pipeline-runner.yaml") for rule in each.get("rules", [])]
         yield server
@@ -58,6 +60,17 @@ def tokens(tmp_path):
     folder.mkdir()
     (folder / "shard").write_text("tokens")
     return folder
+
+
+@pytest.fixture
+def train(workspace, tokens, tmp_path):
+    """Runs a stage on small arguments."""
+
+    def run(**changes):
+        given = {"tokens": tokens, "out": tmp_path / "out", "preset": "llama-nano", "summary": tmp_path / "summary"}
+        return pretrain_distributed(**given | changes)
+
+    return run
 
 
 @pytest.fixture

@@ -36,7 +36,10 @@ class Operator:
 
     def run(self):
         labels = {"sparkoperator.k8s.io/app-name": self.name, "spark-role": "driver"}
-        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": f"{self.name}-driver", "labels": labels}}
+        owner = {"apiVersion": "sparkoperator.k8s.io/v1beta2", "kind": KIND, "name": self.name}
+        owner |= {"uid": self.application()["metadata"]["uid"]}
+        metadata = {"name": f"{self.name}-driver", "labels": labels, "ownerReferences": [owner]}
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata}
         spec = {"containers": [{"name": "spark-kubernetes-driver"}], "nodeName": "node-1"}
         self.api.create(pod | {"spec": spec, "status": {"phase": "Running"}})
         self.set("RUNNING")

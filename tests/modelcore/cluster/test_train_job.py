@@ -8,26 +8,9 @@ from pathlib import Path
 import pytest
 
 from modelcore.errors import InputError
-from modelcore.stages import finetune_lora, finetune_lora_distributed, pretrain, pretrain_distributed
+from modelcore.stages import finetune_lora_distributed
 from modelcore.stages.stage import StageSummary
 from tests.servers.kubernetes_api import Answer, Lost
-
-
-@pytest.fixture
-def train(workspace, tokens, tmp_path):
-    """Runs the stage on small arguments."""
-
-    def run(**changes):
-        given = {"tokens": tokens, "out": tmp_path / "out", "preset": "llama-nano", "summary": tmp_path / "summary"}
-        return pretrain_distributed.pretrain_distributed(**given | changes)
-
-    return run
-
-
-def play_a_good_life(trainer):
-    trainer.make_pods()
-    trainer.run_pods()
-    trainer.complete(loss=1.5)
 
 
 def test_it_makes_a_job_follows_it_and_brings_home_what_it_made(train, trainer, meanwhile, tmp_path, capfd, told):
@@ -56,7 +39,7 @@ def test_the_job_is_what_was_asked_for(train, trainer, meanwhile, monkeypatch, w
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
     monkeypatch.setenv("MLFLOW_RUN_ID", "abc")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "hidden")
-    meanwhile(lambda: play_a_good_life(trainer))
+    meanwhile(lambda: trainer.live_well())
     train(nodes=3, processes_per_node=8, parallel="fsdp", shard_size=8, seed=5)
     job = trainer.job()
     spec = job["spec"]["trainer"]
@@ -86,7 +69,7 @@ def test_the_job_is_what_was_asked_for(train, trainer, meanwhile, monkeypatch, w
 
 
 def test_the_job_goes_with_the_workflow_and_not_with_the_pod(train, trainer, meanwhile):
-    meanwhile(lambda: play_a_good_life(trainer))
+    meanwhile(lambda: trainer.live_well())
     train()
     (owner,) = trainer.job()["metadata"]["ownerReferences"]
     assert (owner["kind"], owner["name"]) == ("Workflow", "run-x")
@@ -103,7 +86,7 @@ def test_what_the_job_reads_is_copied_for_it_once_and_removed_when_it_is_done(tr
         _, arguments = trainer.words()
         seen.append(Path(arguments["tokens"]) / "shard")
         assert seen[0].read_text() == "tokens"
-        play_a_good_life(trainer)
+        trainer.live_well()
 
     meanwhile(life)
     train()
@@ -112,7 +95,7 @@ def test_what_the_job_reads_is_copied_for_it_once_and_removed_when_it_is_done(tr
 
 def test_what_the_job_can_read_where_it_is_is_not_copied(train, trainer, meanwhile, workspace):
     (workspace / "tokens").mkdir()
-    meanwhile(lambda: play_a_good_life(trainer))
+    meanwhile(lambda: trainer.live_well())
     train(tokens=workspace / "tokens")
     assert trainer.words()[1]["tokens"] == str(workspace / "tokens")
     assert (workspace / "tokens").is_dir()
@@ -120,7 +103,7 @@ def test_what_the_job_can_read_where_it_is_is_not_copied(train, trainer, meanwhi
 
 def test_instructions_are_shared_and_addresses_of_object_storage_are_passed_on(trainer, meanwhile, workspace, tmp_path):
     (tmp_path / "checkpoint").mkdir()
-    meanwhile(lambda: play_a_good_life(trainer))
+    meanwhile(lambda: trainer.live_well())
     finetune_lora_distributed.finetune_lora_distributed(
         checkpoint=tmp_path / "checkpoint",
         instructions="s3://bucket/pairs.jsonl",
@@ -277,7 +260,7 @@ def test_a_stage_that_starts_again_follows_the_job_that_it_had_made(train, train
 
     def life():
         told(f"TrainJob {trainer.name}, made by an earlier attempt, is under way; it is followed")
-        play_a_good_life(trainer)
+        trainer.live_well()
 
     meanwhile(life)
     assert train().results == {"loss": 1.5}
@@ -285,7 +268,7 @@ def test_a_stage_that_starts_again_follows_the_job_that_it_had_made(train, train
 
 
 def test_a_stage_that_starts_again_when_its_job_is_done_fetches_what_it_made(train, trainer, meanwhile):
-    meanwhile(lambda: play_a_good_life(trainer))
+    meanwhile(lambda: trainer.live_well())
     first = train()
     assert train() == first
     assert trainer.api.count("create", "trainjobs") == 1
@@ -297,7 +280,7 @@ def test_a_stage_that_is_asked_to_stop_while_it_fetches_leaves_the_job_to_the_ne
     def stop_instead(*arguments, **named):
         os.kill(os.getpid(), signal.SIGTERM)
 
-    meanwhile(lambda: play_a_good_life(trainer))
+    meanwhile(lambda: trainer.live_well())
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
         patch.setattr(shutil, "copytree", stop_instead)
         train()
@@ -313,21 +296,21 @@ def test_a_job_that_failed_is_made_anew_by_the_next_attempt(train, trainer, mean
 
     def life():
         trainer.api.wait_for(lambda: [j for j in trainer.api.all("TrainJob") if j["metadata"]["uid"] != failed])
-        play_a_good_life(trainer)
+        trainer.live_well()
 
     meanwhile(life)
     assert train().results == {"loss": 1.5}
 
 
 def test_other_arguments_of_the_same_run_are_another_job(train, trainer, meanwhile, tmp_path):
-    meanwhile(lambda: play_a_good_life(trainer))
+    meanwhile(lambda: trainer.live_well())
     train()
     first = trainer.name
 
     def life():
         trainer.api.wait_for(lambda: len(trainer.api.all("TrainJob")) == 2)
         trainer.api.delete("TrainJob", first)
-        play_a_good_life(trainer)
+        trainer.live_well()
 
     meanwhile(life)
     train(learning_rate=0.5)
@@ -369,7 +352,7 @@ def test_a_bad_day_of_the_network_ends_nothing(train, trainer, meanwhile, capfd)
 
 def test_an_answer_that_is_lost_makes_no_second_job(train, trainer, meanwhile):
     trainer.api.fail(Lost(), when=lambda request: request.verb == "create")
-    meanwhile(lambda: play_a_good_life(trainer))
+    meanwhile(lambda: trainer.live_well())
     train()
     assert trainer.api.count("create", "trainjobs") == 2
     assert len(trainer.api.all("TrainJob")) == 1
@@ -428,8 +411,3 @@ def test_a_job_that_wrote_to_another_claim_is_told(train, trainer, meanwhile):
     meanwhile(lambda: trainer.say("Complete"))
     with pytest.raises(InputError, match="do its pods mount the same claim as this stage"):
         train()
-
-
-def test_outputs_are_known_again_as_the_stages_own_are():
-    assert pretrain_distributed.MODEL == pretrain.MODEL
-    assert finetune_lora_distributed.ADAPTER == finetune_lora.ADAPTER

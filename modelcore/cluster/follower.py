@@ -1,4 +1,4 @@
-"""What a TrainJob and its pods do, told line by line until the job has ended."""
+"""What a job and its pods do, told line by line until the job has ended."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from typing import Any
 import urllib3
 from kubernetes import client
 
-from modelcore.cluster.cluster_job import ClusterJob
+from modelcore.cluster.cluster_job import ClusterJob, JobEndedError
 from modelcore.cluster.connection import Object
-from modelcore.cluster.train_job import condition
 from modelcore.errors import InputError, first_line
 
 logger = logging.getLogger(__name__)
@@ -24,6 +23,7 @@ logger = logging.getLogger(__name__)
 _ATTEMPT = "jobset.sigs.k8s.io/restart-attempt"
 _SILENCE_SECONDS = 120.0  # without a line of the log, after which its connection is made anew
 _LAST_WORDS_SECONDS = 10.0  # for the rest of the log to come when the job has ended
+_CLOCKS_DIFFER_SECONDS = 3600.0  # by which the node's may be ahead of ours
 _LAST_LINES = 3
 
 
@@ -50,7 +50,8 @@ class Follower:
         """Returns when the job is complete.
 
         Raises:
-            InputError: If it failed, somebody deleted it, or the cluster refuses to tell.
+            JobEndedError: If it failed, or somebody deleted it.
+            InputError: If the cluster refuses to tell.
         """
         core, namespace, name = self._cluster.core, self._cluster.namespace, self._job.name
         watch, ended = self._cluster.watch, self._ended
@@ -62,7 +63,7 @@ class Follower:
         try:
             while not self._see(*self._news.get()):
                 pass
-        except InputError:
+        except JobEndedError:
             self._wait_for_last_words()
             raise
         finally:
@@ -101,7 +102,7 @@ class Follower:
         job = next((each for each in found if each["metadata"]["uid"] == self._job.uid), None)
         name = f"{self._job.kind} {self._cluster.namespace}/{self._job.name}"
         if job is None:
-            raise InputError(
+            raise JobEndedError(
                 f"{name} was deleted while it ran, not by this stage; run the stage again"
                 f"{', and it goes on from the newest checkpoint' if self._job.keeps else ''}"
             )
@@ -110,13 +111,11 @@ class Follower:
             logger.info("%s is complete", name)
             return True
         if (failed := self._job.failure(job)) is not None:
-            raise InputError(f"{name} failed: {self._why(failed)}")
-        suspended = condition(job, "Suspended")
-        if job["spec"].get("suspend") or suspended:
+            raise JobEndedError(f"{name} failed: {self._why(failed)}")
+        if (why := self._job.suspension(job)) is not None:
             queued = job["metadata"].get("labels", {}).get("kueue.x-k8s.io/queue-name")
             who = f"Kueue's queue {queued} to admit it" if queued else "somebody to resume it"
-            message = (suspended or {}).get("message", "")
-            self._say("job", f"waiting for {who}: {name} is suspended{f' ({message})' if message else ''}")
+            self._say("job", f"waiting for {who}: {name} is suspended{f' ({why})' if why else ''}")
         elif any(about == "job" for about, *_ in self._said):
             self._say("job", f"{name} is not suspended any more")
         return False
@@ -194,16 +193,22 @@ class Follower:
     def _tell_log(self, pod: str) -> None:
         """Passes on a pod's log until the pod has ended, each line once, whatever becomes of the connection."""
         last, failures = "", 0
+        said = set[str]()  # by who reads the log for us
         place = (pod, self._cluster.namespace)
         while True:
             keywords: dict[str, Any] = {"container": self._job.container, "follow": True, "timestamps": True}
-            if last:  # a minute more than needed, for clocks differ
-                keywords["since_seconds"] = int(time.time() - datetime.fromisoformat(last).timestamp()) + 60
+            if last:
+                passed = time.time() - datetime.fromisoformat(last).timestamp()  # by two clocks, which may differ
+                keywords["since_seconds"] = int(max(0.0, passed) + _CLOCKS_DIFFER_SECONDS)
             try:
                 read = self._cluster.core.read_namespaced_pod_log
                 for line in self._cluster.lines(read, *place, **keywords, silence=_SILENCE_SECONDS):
                     at, _, text = line.partition(" ")
-                    if at > last:
+                    if not _is_time(at):  # "failed to watch the log file", for example
+                        if line and line not in said:
+                            said.add(line)
+                            logger.warning("log of %s: %s", pod, line)
+                    elif at > last:
                         last, failures = at, 0
                         sys.stderr.write(f"{text}\n")
             except client.ApiException as error:
@@ -220,6 +225,14 @@ class Follower:
             if self._ended.wait(self._cluster.wait_seconds(failures)):
                 return
             failures += 1
+
+
+def _is_time(text: str) -> bool:
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _waits_for(status: Object) -> str:
