@@ -19,6 +19,7 @@ UNCHECKED = {
     "GatewayClass",
     "HTTPRoute",
     "SecurityPolicy",
+    "EnvoyProxy",
     "ExternalSecret",
     "SecretStore",
     "WorkloadPriorityClass",
@@ -219,6 +220,36 @@ def test_mlflow_has_two_replicas_or_more_that_do_not_go_at_once(enterprise):
     assert budget["selector"]["matchLabels"].items() <= labels.items()
     keys = {spread["topologyKey"] for spread in deployment["template"]["spec"]["topologySpreadConstraints"]}
     assert keys == {"kubernetes.io/hostname", "topology.kubernetes.io/zone"}
+
+
+def test_the_gateway_is_two_proxies_that_do_not_go_at_once(enterprise):
+    reference = of_kind(enterprise, "Gateway")["aic-gpt"]["spec"]["infrastructure"]["parametersRef"]
+    assert reference["kind"] == "EnvoyProxy"
+    proxy = of_kind(enterprise, "EnvoyProxy")[reference["name"]]["spec"]["provider"]["kubernetes"]
+    assert proxy["envoyDeployment"]["replicas"] == 2
+    assert proxy["envoyPDB"] == {"maxUnavailable": 1}
+
+
+def test_a_disruption_budget_lets_a_node_be_drained(enterprise):
+    budgets = of_kind(enterprise, "PodDisruptionBudget")
+    assert budgets
+    for budget in budgets.values():
+        assert budget["spec"].keys() == {"maxUnavailable", "selector"}
+        assert budget["spec"]["maxUnavailable"] >= 1
+
+
+def test_what_is_asked_over_the_network_goes_on_answering_until_everybody_knows_that_it_ends(enterprise):
+    for name, spec, containers in pod_specs(enterprise):
+        (container,) = containers
+        wait = container["lifecycle"]["preStop"]["sleep"]["seconds"]
+        assert 5 <= wait < spec["terminationGracePeriodSeconds"], name
+
+
+def test_serving_comes_before_training_and_neither_takes_a_running_pods_place(enterprise):
+    classes = of_kind(enterprise, "PriorityClass")
+    (serving,) = (item["spec"]["predictor"] for item in of_kind(enterprise, "InferenceService").values())
+    assert classes[serving["priorityClassName"]]["value"] > classes["aic-gpt-training"]["value"]
+    assert {item["preemptionPolicy"] for item in classes.values()} == {"Never"}
 
 
 def test_replicas_keep_fewer_connections_than_postgresql_gives(enterprise):

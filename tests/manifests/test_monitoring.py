@@ -232,20 +232,34 @@ SCENES = {
         ["GpuIdleInTraining"],
     ),
     "a GPU that fails": ({"DCGM_FI_DEV_XID_ERRORS": "0 0 79 79 79 79"}, "5m", ["GpuError"]),
-    "a pipeline run that fails": (
+    "a run that was stopped on a GPU": ({"DCGM_FI_DEV_XID_ERRORS": "0 0 45 45 45 45"}, "5m", []),
+    "the first pipeline run that fails": (
         {
-            'argo_workflows_total_count{phase="Failed"}': "3 3 3 4 4 4",
+            'argo_workflows_total_count{phase="Failed"}': "_ _ _ 1 1 1",
             'argo_workflows_total_count{phase="Succeeded"}': "9+1x5",
         },
         "5m",
         ["PipelineRunFailed"],
     ),
+    "a pipeline run that failed half an hour ago": (
+        {'argo_workflows_total_count{phase="Failed"}': "_ _ _ 1+0x60"},
+        "33m",
+        [],
+    ),
+    "a pipeline run that fails": (
+        {
+            'argo_workflows_total_count{phase="Failed"}': "3+0x17 4 4 4",
+            'argo_workflows_total_count{phase="Succeeded"}': "9+1x20",
+        },
+        "20m",
+        ["PipelineRunFailed"],
+    ),
     "runs that succeed": (
         {
-            'argo_workflows_total_count{phase="Succeeded"}': "9+1x5",
-            'argo_workflows_total_count{phase="Failed"}': "3+0x5",
+            'argo_workflows_total_count{phase="Succeeded"}': "9+1x20",
+            'argo_workflows_total_count{phase="Failed"}': "3+0x20",
         },
-        "5m",
+        "20m",
         [],
     ),
     "a workspace that fills up": (
