@@ -85,6 +85,7 @@ def pods(enterprise):
     mlflow = of_kind(enterprise, "Deployment")["mlflow"]["spec"]["template"]["metadata"]["labels"]
     served = of_kind(enterprise, "InferenceService")["aic-gpt-v1"]["spec"]["predictor"]["labels"]
     run = {"pipeline/runid": "7f0c"}
+    kfp = {"application-crd-id": "kubeflow-pipelines"}
     job = {"jobset.sigs.k8s.io/jobset-name": "train"}
     return {
         "stage": Pod("kubeflow", run),
@@ -92,9 +93,12 @@ def pods(enterprise):
         "rank 1": Pod("kubeflow", job | {"batch.kubernetes.io/job-completion-index": "1"}),
         "driver": Pod("kubeflow", run | {"spark-role": "driver"}),
         "executor": Pod("kubeflow", run | {"spark-role": "executor"}),
-        "KFP's API server": Pod("kubeflow", {"app": "ml-pipeline", "application-crd-id": "kubeflow-pipelines"}),
-        "KFP's metadata": Pod("kubeflow", {"app": "metadata-grpc", "application-crd-id": "kubeflow-pipelines"}),
-        "KFP's object store": Pod("kubeflow", {"app": "seaweedfs", "application-crd-id": "kubeflow-pipelines"}),
+        "KFP's API server": Pod("kubeflow", kfp | {"app": "ml-pipeline"}),
+        "KFP's pages": Pod("kubeflow", kfp | {"app": "ml-pipeline-ui"}),
+        "KFP's metadata": Pod("kubeflow", kfp | {"component": "metadata-grpc-server"}),
+        "KFP's database": Pod("kubeflow", kfp | {"app": "mysql"}),
+        "KFP's object store": Pod("kubeflow", kfp | {"app": "seaweedfs"}),
+        "Argo's controller": Pod("kubeflow", kfp | {"app": "workflow-controller"}),
         "MLflow": Pod("mlflow", mlflow),
         "served": Pod("aic-gpt-serving", served),
         "gateway": Pod("envoy-gateway-system", {"gateway.envoyproxy.io/owning-gateway-name": "aic-gpt"}),
@@ -120,6 +124,9 @@ def pods(enterprise):
         ("stage", "API server", 443),
         ("stage", "API server", 6443),
         ("KFP's API server", "MLflow", 5000),
+        ("KFP's API server", "KFP's database", 3306),
+        ("KFP's metadata", "KFP's database", 3306),
+        ("KFP's pages", "KFP's API server", 8888),
         ("rank 0", "rank 1", 29400),
         ("rank 1", "rank 0", 29400),
         ("rank 0", "MLflow", 5000),
@@ -136,6 +143,7 @@ def pods(enterprise):
         ("served", "S3", 443),
         ("Prometheus", "served", 8080),
         ("Prometheus", "rank 0", 9464),
+        ("Prometheus", "Argo's controller", 9090),
     ],
 )
 def test_what_must_flow_flows(flows, pods, source, target, port):
@@ -157,6 +165,10 @@ def test_names_are_found_by_udp_and_by_tcp(flows, pods, source):
         ("MLflow", "database", 22),
         ("MLflow", "API server", 6443),
         ("stranger", "served", 8080),
+        ("stranger", "KFP's API server", 8888),
+        ("stranger", "KFP's metadata", 8080),
+        ("stranger", "KFP's database", 3306),
+        ("stage", "KFP's database", 3306),
         ("stage", "served", 8080),
         ("another", "rank 0", 29400),
         ("stage", "rank 0", 29400),
