@@ -310,7 +310,8 @@ def _add_convert(commands: Commands) -> None:
     parser.add_argument(
         "source",
         metavar="SOURCE",
-        help="folder of a native or Hugging Face model, or of a checkpoint (step-…); for peft, of an adapter; "
+        help="folder of a native or Hugging Face model, of a checkpoint (step-…) or of a run's checkpoints, whose "
+        "newest is taken; for peft, of an adapter; "
         "or its s3:// address",
     )
     parser.add_argument("dest", type=Path, metavar="DEST", help="folder to write; for gguf, file that ends in .gguf")

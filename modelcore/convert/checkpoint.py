@@ -10,6 +10,7 @@ from modelcore.files import read_json
 from modelcore.gptx import GPT, GPTConfig
 from modelcore.models.weights import check_tensors, empty_model, fill_model, tensor_shapes
 from modelcore.training.checkpoint_files import STATE, find_fault
+from modelcore.training.checkpoint_list import checkpoint_names, find_complete, warn_of_damage
 from modelcore.training.state import part_tensors
 
 logger = logging.getLogger(__name__)
@@ -22,12 +23,15 @@ def read_checkpoint(path: Path) -> GPT:
     likes to keep.
 
     Args:
-        path: The checkpoint's folder, ``step-…``.
+        path: The checkpoint's folder, ``step-…``; or the one that holds a run's checkpoints, of which the newest
+            complete one is taken.
 
     Raises:
         InputError: If the checkpoint is damaged, or of something else than a model's pretraining.
     """
-    if (fault := find_fault(path)) is not None:
+    if checkpoint_names(path):
+        path = _newest(path)
+    elif (fault := find_fault(path)) is not None:
         raise InputError(f"checkpoint {path} is damaged: {fault}")
     fields = read_json(path / STATE).get("identity", {}).get("model")
     if not isinstance(fields, dict):
@@ -38,3 +42,13 @@ def read_checkpoint(path: Path) -> GPT:
     model = empty_model(GPTConfig.from_dict(fields))
     check_tensors(path, tensors, tensor_shapes(model))
     return fill_model(model, tensors)
+
+
+def _newest(folder: Path) -> Path:
+    path, faults = find_complete(folder)
+    for name, fault in faults.items():
+        warn_of_damage(folder, name, fault)
+    if path is None:
+        raise InputError(f"no checkpoint in {folder} is complete; {', '.join(faults)} cannot be used")
+    logger.info("%s holds the checkpoints of a run: the newest complete one is %s", folder, path.name)
+    return path

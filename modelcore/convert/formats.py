@@ -11,6 +11,7 @@ from modelcore.errors import InputError
 from modelcore.files import read_json
 from modelcore.gptx import GPT
 from modelcore.models.native import FORMAT, load_model
+from modelcore.training.checkpoint_list import checkpoint_names
 
 Format = Literal["native", "huggingface", "peft", "gguf"]
 SourceFormat = Literal["native", "huggingface", "peft", "gguf", "checkpoint"]
@@ -21,7 +22,9 @@ _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 def detect_format(path: Path) -> SourceFormat:
-    """What a model is: a ``native``, ``huggingface`` or ``peft`` folder, a run's ``checkpoint``, or a ``gguf`` file.
+    """What a model is: a ``native``, ``huggingface`` or ``peft`` folder, a ``gguf`` file, or a run's ``checkpoint``.
+
+    The last may also be the folder that holds a run's checkpoints.
 
     Raises:
         InputError: If it is none of them.
@@ -36,6 +39,8 @@ def detect_format(path: Path) -> SourceFormat:
     if all((path / name).is_file() for name in ("state.json", "manifest.json")):
         return "checkpoint"
     if not (path / "config.json").is_file():
+        if checkpoint_names(path):
+            return "checkpoint"
         raise InputError(f"{path} is no model folder: it has no config.json")
     fields = read_json(path / "config.json")
     if fields.get("format") == FORMAT:

@@ -7,9 +7,12 @@ from pathlib import Path
 from modelcore import storage
 from modelcore.convert import Format, convert
 from modelcore.convert.gguf import DType
+from modelcore.errors import InputError
 from modelcore.stages.outputs import check_place
 from modelcore.stages.stage import Stage, StageSummary
 from modelcore.stages.work import downloads
+from modelcore.training.checkpoint_list import checkpoint_names
+from modelcore.training.mirror import pull_checkpoint
 
 DEFAULT_FORMAT: Format = "huggingface"
 
@@ -28,7 +31,8 @@ def convert_checkpoint(
 
     Args:
         checkpoint: A native or Hugging Face model folder, a checkpoint of pretraining (a folder ``step-…``, sharded or
-            not), or for ``peft`` an adapter; which of them is found by looking at it. Or the ``s3://`` address of one.
+            not), or the folder that holds a run's, of which the newest complete one is taken; or for ``peft`` an
+            adapter. Which of them is found by looking at it. Or the ``s3://`` address of one.
         out: The folder to write, or for ``gguf`` the file; replaced when the new one has passed its check.
         adapter: A LoRA adapter of that model, merged into it in fp32; None for the model alone.
         base: For ``peft`` alone: the model that the adapter was trained on.
@@ -50,7 +54,7 @@ def convert_checkpoint(
     ):
         check_place(Path(out))
         done = convert(
-            storage.localize(checkpoint, folder / "checkpoint"),
+            _fetched(checkpoint, folder / "checkpoint"),
             Path(out),
             to,
             adapter=Path(adapter) if adapter is not None else None,
@@ -65,3 +69,13 @@ def convert_checkpoint(
             size_mib=round(done.size / 2**20, 2),
         )
     return stage.summary
+
+
+def _fetched(source: Path | str, into: Path) -> Path:
+    """A local path with the content of ``source``; of a run's checkpoints on S3 only those that are needed."""
+    if not storage.is_remote(source) or not checkpoint_names(source):
+        return storage.localize(source, into)
+    pull_checkpoint(str(source), into)
+    if not into.is_dir():
+        raise InputError(f"no checkpoint in {source} is complete; give another place, or a folder step-… of it")
+    return into

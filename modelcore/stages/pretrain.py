@@ -25,7 +25,7 @@ from modelcore.tokenizers import find_tokenizer
 from modelcore.training import DEFAULT_RECIPE, CheckpointPlace, Recipe, load_recipe, train
 from modelcore.training.checkpoint_list import claim, remove_checkpoints
 from modelcore.training.heldout import Heldout
-from modelcore.training.mirror import Mirror
+from modelcore.training.mirror import Mirror, push_newest
 from modelcore.training.parallel import Ranks, join
 from modelcore.training.sharding import build
 
@@ -188,7 +188,7 @@ def pretrain(
                 write_json(fresh / "training.json", training)
             if mirror is not None:
                 mirror.finish(checkpoints.folder)
-            if not checkpoint_uri or mirror is not None:
+            if not checkpoint_uri or storage.is_remote(checkpoint_uri):
                 remove_checkpoints(checkpoints.folder)
         stage.run.log_chart("loss_curve.png", "loss_curve", history.loss_curve, history.heldout_curve)
         stage.run.log_chart("learning_rate.png", "learning_rate", history.loss_curve)
@@ -301,6 +301,7 @@ def _checkpoint_place(
     if mirror is None:  # each process of a sharded run writes to S3 by itself
         if storage.is_remote(uri) and ranks.first:
             storage.check_writable(uri)
+            push_newest(local, uri, recipe.training.keep_checkpoints)  # of when each process had the whole model
         return CheckpointPlace(local, identity, uri=uri)
     if ranks.first:
         mirror.start(local)

@@ -85,6 +85,25 @@ def push_checkpoint(path: Path, uri: str, keep: int) -> None:
     remove_older(uri.rstrip("/"), path.name, keep)
 
 
+def push_newest(folder: Path, uri: str, keep: int) -> None:
+    """Copies the newest complete checkpoint in ``folder`` under ``uri``, if it is newer than what is there.
+
+    For a run that kept its checkpoints here, of which ``uri`` has copies, and from now on keeps them there alone.
+
+    Raises:
+        InputError: If the address cannot be read or written.
+    """
+    uri = uri.rstrip("/")
+    there = (name for name in checkpoint_names(uri) if storage.MANIFEST in storage.list_children(f"{uri}/{name}"))
+    newest_there = next(there, "")
+    if all(name <= newest_there for name in checkpoint_names(folder)):
+        return
+    newest, _ = find_complete(folder)
+    if newest is not None and newest.name > newest_there:
+        logger.info("checkpoint %s was on this machine alone: it is copied to %s", newest.name, uri)
+        push_checkpoint(newest, uri, keep)
+
+
 def pull_checkpoint(uri: str, folder: Path) -> None:
     """Copies the newest complete checkpoint under ``uri`` into ``folder``, if it is newer than what is there.
 

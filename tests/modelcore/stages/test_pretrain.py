@@ -186,6 +186,35 @@ def test_a_storage_that_goes_away_does_not_end_training_and_the_same_call_finish
     assert equal(weights(tmp_path / "out"), weights(tmp_path / "undisturbed"))
 
 
+@pytest.mark.slow
+def test_a_checkpoint_that_is_on_this_machine_alone_goes_along_when_the_run_moves_to_shards(
+    tokens, recipe, tmp_path, s3_bucket, s3_proxy
+):
+    place = f"s3://{s3_bucket}/run"
+    arguments = {"tokens": tokens, "out": tmp_path / "out", "preset": str(recipe), "steps": 9, "checkpoint_uri": place}
+
+    lost = []
+
+    def goes_away(request):
+        if not lost and request.method == "PUT" and "step-00000009" in request.path:
+            lost.append(request)
+            s3_proxy.down = True
+        return False
+
+    s3_proxy.fail(Lost(), when=goes_away)
+    with pytest.raises(InputError, match="its last checkpoint is only in"):
+        pretrain(**arguments, optimizer="adamw")
+    s3_proxy.down = False
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "modelcore.cli", "pretrain", "--optimizer", "adamw", "--parallel", "fsdp"]
+    for name, value in arguments.items():
+        command += [f"--{name.replace('_', '-')}", str(value)]
+    launched = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert f"step-00000009 was on this machine alone: it is copied to {place}" in launched.stderr
+    assert f"resumes from {place}/step-00000009" in launched.stderr
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".out")] == []
+
+
 def test_local_checkpoints_are_where_unfinished_work_is_kept(tokens, recipe, tmp_path, monkeypatch, s3_bucket):
     monkeypatch.setenv("MODELCORE_WORK", str(tmp_path / "work"))
     (tmp_path / "work").mkdir()

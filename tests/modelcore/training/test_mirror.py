@@ -8,7 +8,7 @@ from modelcore.errors import InputError
 from modelcore.s3.client import client
 from modelcore.training.checkpoint_files import find_fault
 from modelcore.training.checkpoint_list import latest_checkpoint
-from modelcore.training.mirror import Mirror, pull_checkpoint, push_checkpoint
+from modelcore.training.mirror import Mirror, pull_checkpoint, push_checkpoint, push_newest
 from modelcore.training.optimizer import Optimizer
 from modelcore.training.parallel import Ranks
 from modelcore.training.random_state import random_state
@@ -111,6 +111,46 @@ def test_an_older_copy_is_not_fetched_beside_a_newer_checkpoint(save, tmp_path):
     save(here, 2)
     pull_checkpoint(str(there), here)
     assert [path.name for path in here.iterdir()] == ["step-00000002"]
+
+
+class TestWhatIsHereAloneWhenARunMovesToTheAddress:
+    def test_the_newest_complete_one_is_copied(self, save, tmp_path, address, caplog):
+        here = tmp_path / "here"
+        push_checkpoint(save(here, 1), address, keep=2)
+        save(here, 2)
+        (save(here, 3) / "state.json").unlink()
+        with caplog.at_level(logging.INFO, "modelcore.training.mirror"):
+            push_newest(here, address, keep=2)
+            push_newest(here, address, keep=2)
+        assert storage.list_children(address) == ["step-00000001", "step-00000002"]
+        (record,) = (each for each in caplog.records if each.name == "modelcore.training.mirror")
+        assert "checkpoint step-00000002 was on this machine alone: it is copied to" in record.getMessage()
+
+    def test_what_is_there_stays_where_it_is_as_new(self, save, tmp_path, address):
+        here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+        push_checkpoint(save(elsewhere, 2), address, keep=2)
+        before = [(elsewhere / "step-00000002" / "state.json").read_text()]
+        save(here, 1)
+        save(here, 2)
+        (here / "step-00000002" / "state.json").write_text("of another run")
+        push_newest(here, address, keep=1)
+        pull_checkpoint(address, tmp_path / "back")
+        assert storage.list_children(address) == ["step-00000002"]
+        assert [(tmp_path / "back" / "step-00000002" / "state.json").read_text()] == before
+
+    def test_half_a_copy_there_is_none(self, save, tmp_path, address):
+        push_checkpoint(save(tmp_path / "here", 2), address, keep=1)
+        storage.delete_directory(address)
+        half = save(tmp_path / "half", 2)
+        (half / "manifest.json").unlink()
+        storage.upload_directory(half, f"{address.rstrip('/')}/step-00000002")
+        push_newest(tmp_path / "here", address, keep=1)
+        pull_checkpoint(address, tmp_path / "back")
+        assert find_fault(tmp_path / "back" / "step-00000002") is None
+
+    def test_without_any_nothing_is_asked_for(self, tmp_path, address):
+        push_newest(tmp_path / "none", address, keep=1)
+        assert storage.list_children(address) == []
 
 
 class TestAServerThatIsAwayForAWhile:

@@ -215,6 +215,10 @@ def test_torchs_own_planner_loads_it_through_our_reader(two, tmp_path):
 # --- conversion -------------------------------------------------------------------------------------------------------
 
 
+def weights(folder):
+    return (folder / "model.safetensors").read_bytes()
+
+
 def assert_is_the_average(folder, expected):
     found = load_file(folder / "model.safetensors")
     assert found.keys() == {name.removeprefix("average/") for name in expected if name.startswith("average/")}
@@ -230,6 +234,25 @@ def test_it_is_converted_to_one_file_without_a_process_group(two, tmp_path):
     assert convert(folder / "step-00000003", tmp_path / "hf", "huggingface").verified_by == "transformers"
 
 
+def test_of_a_runs_checkpoints_the_newest_complete_one_is_converted(copied, tmp_path, caplog):
+    model, parts = make_run(Ranks(), "whole")
+    whole_state.save_checkpoint(copied, 4, model, parts, identity=IDENTITY, progress={}, random={}, keep=9)
+    (copied / "step-00000004" / "manifest.json").unlink()  # as one that is being removed
+    with caplog.at_level(logging.INFO, "modelcore.convert"):
+        assert convert(copied, tmp_path / "native", "native").source_format == "checkpoint"
+    convert(copied / "step-00000003", tmp_path / "named", "native")
+    assert weights(tmp_path / "native") == weights(tmp_path / "named")
+    (line,) = (record.getMessage() for record in caplog.records if "newest" in record.getMessage())
+    assert line == f"{copied} holds the checkpoints of a run: the newest complete one is step-00000003"
+
+
+def test_where_no_checkpoint_is_complete_nothing_is_converted(copied, tmp_path):
+    for path in copied.iterdir():
+        (path / "manifest.json").unlink()
+    with pytest.raises(InputError, match=r"no checkpoint in .* is complete; step-00000003, step-00000002 cannot be"):
+        convert(copied, tmp_path / "native", "native")
+
+
 def test_what_is_damaged_is_not_converted(copied, tmp_path):
     flip(copied / "step-00000003" / "shard-00001-of-00002.safetensors")
     with pytest.raises(InputError, match=r"step-00000003 is damaged: shard-00001-of-00002.safetensors does"):
@@ -242,8 +265,8 @@ def test_what_is_damaged_is_not_converted(copied, tmp_path):
 @pytest.fixture
 def copied(two, tmp_path):
     for name in ("step-00000002", "step-00000003"):
-        storage.upload_directory(two[0] / name, tmp_path / name)
-    return tmp_path
+        storage.upload_directory(two[0] / name, tmp_path / "run" / name)
+    return tmp_path / "run"
 
 
 def flip(path):
@@ -419,8 +442,9 @@ def test_what_two_processes_sent_to_s3_is_resumed_by_four_and_by_one(tmp_path, s
     expected, _ = on_ranks(2, saved_by, place, tmp_path, "fsdp", 1, environment=environment)
     for found, _, _ in on_ranks(4, loaded_by, place, tmp_path, "fsdp", environment=environment):
         assert_same(found, expected)
-    convert_checkpoint(checkpoint=f"{place}/step-00000001", out=tmp_path / "native", to="native")
-    assert_is_the_average(tmp_path / "native", expected)
+    for source in (place, f"{place}/step-00000001"):
+        convert_checkpoint(checkpoint=source, out=tmp_path / "native", to="native")
+        assert_is_the_average(tmp_path / "native", expected)
     pull_checkpoint(place, tmp_path)
     ((found, _, _),) = on_ranks(1, loaded_by, str(tmp_path), tmp_path, "whole")
     assert_same(found, expected)
