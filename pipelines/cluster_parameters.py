@@ -34,8 +34,8 @@ def read(pipeline: str, words: Iterable[str]) -> dict[str, Any]:
         words: ``key=value`` each; trials of a sweep have semicolons between them.
 
     Raises:
-        InputError: If one is no parameter or not of its type, one is missing, there is no such recipe or trial, or pods
-            would not find what the run is to read.
+        InputError: If one is no parameter or not of its type, one is missing, there is no such recipe, choice or trial,
+            or pods would not find what the run is to read.
     """
     known, mounts = _declared(pipeline)
     given: dict[str, Any] = {}
@@ -57,6 +57,7 @@ def read(pipeline: str, words: Iterable[str]) -> dict[str, Any]:
     elif not _is_mounted(preset, mounts):
         hint = f"give a recipe of the library's{_or_workspace(mounts, 'own.yaml')}"
         raise InputError(f"preset is {preset!r}, which pods do not have; {hint}")
+    inputs.check_choices(values)
     inputs.check_trials(values)
     return given
 

@@ -16,16 +16,23 @@ _PLACES = {
     "heldout": "give a file, a folder, or s3://bucket/prefix, or leave it empty",
     "instructions": "give a .jsonl file, here or at s3://bucket/key",
 }
+# The stages' own, which import torch; those that come late in a run would refuse a misspelt one after hours.
+CHOICES = {
+    "tokenizer_algorithm": ("unigram", "bpe"),
+    "optimizer": ("recipe", "adamw", "muon"),
+    "parallel": ("recipe", "ddp", "fsdp"),
+    "lora_quantize": ("none", "int8", "nf4"),
+}
 
 
 def check(parameters: Mapping[str, Any]) -> None:
-    """Makes sure that the files and objects exist which a run is to read, and that its recipe and trials are.
+    """Makes sure that what a run is to read exists, and that its recipe, choices and trials are right.
 
     Args:
         parameters: The pipeline's parameters by name.
 
     Raises:
-        InputError: If a file or the recipe is missing, a recipe of one's own or a trial is not valid, or S3 refuses.
+        InputError: If something is missing or not valid, or S3 refuses.
     """
     for key, hint in _PLACES.items():
         value = parameters[key]
@@ -34,6 +41,7 @@ def check(parameters: Mapping[str, Any]) -> None:
         if value and not storage.exists(value):
             raise InputError(f"{key} {value!r} does not exist; {hint}")
     check_recipe_name(parameters["preset"])
+    check_choices(parameters)
     check_trials(parameters)
 
 
@@ -47,6 +55,17 @@ def check_recipe_name(preset: str) -> None:
         from modelcore.training import load_recipe  # with torch, in seconds; the library's own need not wait for it
 
         load_recipe(preset)
+
+
+def check_choices(parameters: Mapping[str, Any]) -> None:
+    """Makes sure that parameters that name one of a few things do.
+
+    Raises:
+        InputError: If one does not.
+    """
+    for key, choices in CHOICES.items():
+        if (value := parameters.get(key, choices[0])) not in choices:
+            raise InputError(f"{key} is {value!r}; give one of {', '.join(choices)}")
 
 
 def split_trials(text: str) -> list[str]:

@@ -90,6 +90,8 @@ def test_trials_are_a_list_with_semicolons_between():
         ("steps=", "^steps is ''; give a whole number$"),
         ("learning_rate=nan", "^learning_rate is 'nan'; give a number$"),
         ("learning_rate=0,1", "^learning_rate is '0,1'; give a number$"),
+        ("lora_quantize=nf3", "^lora_quantize is 'nf3'; give one of none, int8, nf4$"),
+        ("tokenizer_algorithm=", "^tokenizer_algorithm is ''; give one of unigram, bpe$"),
         ("preset=llama-nanoo", "^unknown recipe 'llama-nanoo'; known: gpt2-nano, "),
         ("preset=own.yaml", "^preset is 'own.yaml', which pods do not have; give a recipe of the library's$"),
     ],

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import typing
 
 import pytest
 
@@ -41,6 +42,7 @@ def test_what_is_there_may_begin(good, other, tmp_path, monkeypatch):
             {"preset": "lama-nano"},
             "^unknown recipe 'lama-nano'; known: gpt2-nano, .*llama-nano.* path of a .yaml file$",
         ),
+        ({"optimizer": "adam"}, "^optimizer is 'adam'; give one of recipe, adamw, muon$"),
         ({"preset": ""}, "^unknown recipe ''"),
         ({"preset": "none.yaml"}, "^no recipe file at none.yaml$"),
         ({"preset": "broken.yaml"}, "^recipe broken, training: unknown key 'stepps'"),
@@ -51,6 +53,23 @@ def test_what_is_missing_is_one_line_that_names_it(good, other, message, tmp_pat
     (tmp_path / "broken.yaml").write_text(RECIPE.replace("steps", "stepps"))
     with pytest.raises(InputError, match=message):
         inputs.check(good | other)
+
+
+def test_the_choices_are_those_of_the_stages():
+    from modelcore.stages.finetune_lora import finetune_lora
+    from modelcore.stages.pretrain import pretrain
+    from modelcore.stages.train_tokenizer import train_tokenizer
+
+    takes = {
+        name: typing.get_args(typing.get_type_hints(stage)[argument])
+        for name, stage, argument in (
+            ("tokenizer_algorithm", train_tokenizer, "algorithm"),
+            ("optimizer", pretrain, "optimizer"),
+            ("parallel", pretrain, "parallel"),
+            ("lora_quantize", finetune_lora, "quantize"),
+        )
+    }
+    assert takes == inputs.CHOICES
 
 
 def test_a_sweeps_trials_change_what_there_is_each_something_else(good):

@@ -12,6 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from pipelines import local
+
 REPOSITORY = Path(__file__).parents[2]
 SMALL = [
     *("--vocab-size", "400", "--steps", "24", "--batch-size", "4", "--sequence-length", "64"),
@@ -172,11 +174,10 @@ def test_a_second_run_takes_the_pure_stages_from_the_cache(finished):
     assert cached["train_tokenizer"] is False
 
 
-def test_a_finished_run_is_never_overwritten(finished, sample):
+def test_a_finished_run_is_never_overwritten(finished, sample, capsys):
     runs, *_ = finished
-    status, _, err = run_pipeline(runs, "--name", "first", *SMALL, *sample)
-    assert status == 1
-    assert "error: run 'first' is finished already" in err
+    assert local.main(["--runs", str(runs), "--name", "first", *SMALL, *sample]) == 1
+    assert "error: run 'first' is finished already" in capsys.readouterr().err
 
 
 def up_to(process, words):
@@ -233,13 +234,21 @@ def test_a_run_stopped_again_and_again_goes_on_under_its_name(tmp_path, sample):
         (["--corpus", "/no/such/text"], r"^error: corpus '/no/such/text' does not exist; give a file"),
         (["--instructions", "/no/pairs.jsonl"], r"^error: instructions '/no/pairs.jsonl' does not exist; give a"),
         (["--preset", "no-such-preset"], r"^error: unknown recipe 'no-such-preset'; known: .*llama-nano"),
-        (["--vocab-size", "100000"], r"stage train_tokenizer failed: .*100000.*\n.*start again with the same NAME="),
-        (["--name", "latest"], r"error: run name 'latest'"),
+        (["--sweep", "--trials", "n_layer=2"], r"^error: trial 'n_layer=2': there is no 'n_layer' to change; known: "),
+        (["--name", "latest"], r"^error: run name 'latest'"),
     ],
 )
-def test_bad_input_is_one_clear_line_and_a_failing_exit(tmp_path, sample, options, message):
-    status, out, err = run_pipeline(tmp_path, *SMALL, *sample, *options)
-    assert status == 1
+def test_bad_input_is_one_clear_line_before_anything_begins(tmp_path, sample, options, message, capsys):
+    assert local.main(["--runs", str(tmp_path), *SMALL, *sample, *options]) == 1
+    out, err = capsys.readouterr()
     assert re.search(message, err), err
+    assert (out, err.count("\n")) == ("", 1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_stage_that_fails_is_one_clear_line_and_a_failing_exit(tmp_path, sample):
+    status, out, err = run_pipeline(tmp_path, *SMALL, *sample, "--vocab-size", "100000")
+    assert status == 1
+    assert re.search(r"stage train_tokenizer failed: .*100000.*\n.*start again with the same NAME=", err), err
     assert "Traceback" not in err + out
     assert not (tmp_path / "latest").exists()
