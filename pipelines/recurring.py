@@ -20,7 +20,7 @@ _CRON_FIELDS = 6  # seconds first: https://pkg.go.dev/github.com/robfig/cron
 def schedule(
     address: str, *, name: str, cron: str, words: Iterable[str], profile: str, experiment: str = EXPERIMENT
 ) -> str:
-    """Makes the recurring run of that name, in place of an earlier one.
+    """Makes the recurring run of that name, in place of an earlier one of the experiment.
 
     Runs do not overlap, and those that were missed while the cluster was down are not made up for.
 
@@ -39,6 +39,11 @@ def schedule(
         InputError: If a parameter or the schedule is none, or KFP cannot be reached or refuses it.
     """
     given = read(PROFILES[profile], words)
+    if given.get("checkpoint_uri"):
+        raise InputError(
+            f"checkpoint_uri is {given['checkpoint_uri']!r}; leave it out: all runs of a schedule would share it, "
+            "and training refuses another run's checkpoints"
+        )
     if len(cron.split()) != _CRON_FIELDS:
         raise InputError(f"cron is {cron!r}; give six fields, seconds first, such as {DEFAULT_CRON!r} for each night")
     with connect(address, "the schedule") as client:
@@ -54,9 +59,10 @@ def schedule(
             params=given,
             pipeline_package_path=str(FOLDER / f"{PROFILES[profile]}.yaml"),
         )
-        # Only now: a refusal leaves the schedule that was there.
-        for recurring_id in earlier:
-            client.delete_recurring_run(recurring_id)
+    if earlier:  # only now: a refusal leaves the schedule that was there
+        with connect(address, "the end of the earlier schedule, so there may be two now; run this again") as client:
+            for recurring_id in earlier:
+                client.delete_recurring_run(recurring_id)
     return str(made.recurring_run_id)
 
 
@@ -80,7 +86,11 @@ def main(arguments: Iterable[str] | None = None) -> int:
     parser.add_argument(
         "parameters", nargs="*", metavar="key=value", help="the pipeline's; corpus and instructions must be given"
     )
-    parser.add_argument("--name", default="gpt-retrain", help="name; one that is there is replaced; %(default)s")
+    parser.add_argument(
+        "--name",
+        default="gpt-retrain",
+        help="name; one of the experiment that has it is replaced; default: %(default)s",
+    )
     parser.add_argument(
         "--cron",
         default=DEFAULT_CRON,

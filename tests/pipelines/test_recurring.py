@@ -64,6 +64,22 @@ def test_what_kfp_refuses_leaves_the_schedule_that_was_there(kfp, capsys, monkey
     assert kfp.recurring == before
 
 
+def test_an_earlier_schedule_that_does_not_go_is_told_and_goes_the_next_time(kfp, capsys, monkeypatch):
+    assert main([kfp.address, CORPUS, PAIRS]) == 0
+    with monkeypatch.context() as patch:
+        answer = kfp.answer
+        refused = (500, {"code": 13, "message": "the database is locked"})
+        patch.setattr(kfp, "answer", lambda method, *asked: refused if method == "DELETE" else answer(method, *asked))
+        assert main([kfp.address, CORPUS, PAIRS]) == 1
+    assert len(kfp.recurring) == 2
+    wanted = (
+        "did not take the end of the earlier schedule, so there may be two now; run this again: 500 the database is"
+    )
+    assert wanted in capsys.readouterr().err
+    assert main([kfp.address, CORPUS, PAIRS]) == 0
+    assert len(kfp.recurring) == 1
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -76,6 +92,7 @@ def test_what_kfp_refuses_leaves_the_schedule_that_was_there(kfp, capsys, monkey
         ),
         ([CORPUS, "instructions=pairs.jsonl"], "instructions is 'pairs.jsonl', where pods find nothing; give s3"),
         ([CORPUS, PAIRS, "heldout=test"], "heldout is 'test', where pods find nothing; give s3"),
+        ([CORPUS, PAIRS, "checkpoint_uri=s3://bucket/c"], "checkpoint_uri is 's3://bucket/c'; leave it out: all runs"),
         ([CORPUS, PAIRS, "--cron", "0 3 * * *"], "cron is '0 3 * * *'; give six fields"),
         ([CORPUS, PAIRS, "--cron", ""], "cron is ''; give six fields"),
     ],
