@@ -7,7 +7,10 @@ the images is read from that overlay's values/values.env.
 from __future__ import annotations
 
 from components.finetune_lora_distributed.component import finetune_lora_distributed
+from components.images import SPARK_IMAGE
 from components.pretrain_distributed.component import pretrain_distributed
+from components.tokenize_corpus_spark.component import tokenize_corpus_spark
+from components.validate_data_spark.component import validate_data_spark
 from pipelines import enterprise_values
 from pipelines.profile import ON_A_CLUSTER, Pod, Profile, Setting, Substitute
 
@@ -22,6 +25,9 @@ QUEUE = {"kueue.x-k8s.io/queue-name": "aic-gpt", "kueue.x-k8s.io/priority-class"
 GPU_NODES = {"nvidia.com/gpu.present": "true"}
 GPU_TAINT = "nvidia.com/gpu"
 
+# Where nodes pull the project's images from; empty: they have them, under their bare names.
+REGISTRY = enterprise_values.read().get("IMAGE_REGISTRY", "")
+
 # A stage that hangs is not to hold its pod for ever. These go by the size of a model, some minutes for a large one, or
 # need seconds. What reads a corpus, trains or evaluates takes as long as it takes, and has no limit.
 _HOUR = 3600
@@ -31,18 +37,6 @@ _MODEL_TIMEOUT, _REPORT_TIMEOUT = 12 * _HOUR, _HOUR
 # while its job waits for one could wait for ever.
 _LAUNCHER = Pod(
     cpu="250m", memory="512Mi", cpu_limit="1", memory_limit="2Gi", claims=WORKSPACE, retries=3, storage=True
-)
-
-# What reads the corpus on one machine.
-_TEXT = Pod(
-    cpu="2",
-    memory="4Gi",
-    cpu_limit="8",
-    memory_limit="16Gi",
-    claims=WORKSPACE,
-    environment=CACHE,
-    retries=1,
-    storage=True,
 )
 
 _GPU = Pod(
@@ -61,6 +55,11 @@ _GPU = Pod(
 )
 
 _SETTINGS = (
+    Setting("languages", "", "ISO 639-1 codes of the languages to keep of the corpus, a comma between; empty: all."),
+    Setting("quality", "none", "gopher leaves out English text that fails Gopher's rules; none: nothing."),
+    Setting("near_duplicates", 0.0, "Leave out of the corpus texts so alike, 0.7 to 1; 0: none."),
+    Setting("executors", 2, "Executors of the Spark applications that prepare the text, of two cores each."),
+    Setting("spark_image", f"{REGISTRY}/{SPARK_IMAGE}".lstrip("/"), "What they and their drivers run."),
     Setting("parallel", "recipe", "How the processes of pretraining share the work: ddp or fsdp; recipe: as it says."),
     Setting("shard_size", 0, "With fsdp: processes that a weight is sharded over; 0: all."),
     Setting("tensor_parallel", 0, "Processes of pretraining that share each large matrix; 0: as the recipe says."),
@@ -70,11 +69,15 @@ _SETTINGS = (
     Setting("lora_processes_per_node", 1, "Processes on each of them, one a GPU."),
     Setting("runtime", "aic-gpt-torch", "The ClusterTrainingRuntime of both jobs: image, resources, queue, priority."),
 )
+_FILTERS = ("languages", "quality", "near_duplicates")
+_SPARK = {"executors": "executors", "image": "spark_image"}
 _LAID_OUT = ("parallel", "shard_size", "tensor_parallel", "nodes", "processes_per_node", "runtime")
 
 ENTERPRISE = Profile(
     "enterprise",
     substitutes={
+        "validate_data": Substitute(validate_data_spark, {name: name for name in _FILTERS} | _SPARK),
+        "tokenize_corpus": Substitute(tokenize_corpus_spark, _SPARK),
         "pretrain": Substitute(pretrain_distributed, {name: name for name in _LAID_OUT}),
         "finetune_lora": Substitute(
             finetune_lora_distributed,
@@ -83,9 +86,9 @@ ENTERPRISE = Profile(
     },
     settings=_SETTINGS,
     defaults=ON_A_CLUSTER,
-    registry=enterprise_values.read().get("IMAGE_REGISTRY", ""),
+    registry=REGISTRY,
     pods={
-        "validate_data": _TEXT,
+        "validate_data": _LAUNCHER,
         "train_tokenizer": Pod(
             cpu="1",
             memory="1Gi",
@@ -95,7 +98,7 @@ ENTERPRISE = Profile(
             environment=CACHE,
             retries=1,
         ),
-        "tokenize_corpus": _TEXT,
+        "tokenize_corpus": _LAUNCHER,
         "pretrain": _LAUNCHER,
         "finetune_lora": _LAUNCHER,
         "convert_checkpoint": Pod(

@@ -12,6 +12,8 @@ DATA_IMAGE = f"aic-ai-poc-gpt-data-python:{__version__}"
 MODEL_IMAGE = f"aic-ai-poc-gpt-model-python:{__version__}"
 # What starts and follows jobs in a cluster: the clients of Kubernetes and of Kubeflow's operators, no torch.
 LAUNCHER_IMAGE = f"aic-ai-poc-gpt-launcher-python:{__version__}"
+# What driver and executors of a Spark application run: the data image, with Spark and a Java.
+SPARK_IMAGE = f"aic-ai-poc-gpt-spark-python:{__version__}"
 # The tracking server.
 MLFLOW_IMAGE = f"aic-ai-poc-gpt-mlflow:{__version__}"
 
@@ -24,11 +26,13 @@ class Image:
         name: Its name with its tag.
         dockerfile: What it is built from, below the repository's root.
         budget_mb: How large it may be, for a CPU, in millions of bytes.
+        built_on: The name of the one of these that it adds to; empty: none.
     """
 
     name: str
     dockerfile: str
     budget_mb: int
+    built_on: str = ""
 
 
 IMAGES = (
@@ -37,3 +41,5 @@ IMAGES = (
     Image(LAUNCHER_IMAGE, "components/images/launcher.Dockerfile", 350),
     Image(MLFLOW_IMAGE, "mlflow/Dockerfile", 700),
 )
+SPARK = Image(SPARK_IMAGE, "components/images/spark.Dockerfile", 1350, built_on=DATA_IMAGE)
+"""Only a cluster with Spark needs it, and making it takes minutes: it is built when it is asked for."""

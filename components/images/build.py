@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import modelcore
-from components.images import IMAGES, Image
+from components.images import IMAGES, SPARK, Image
 from components.images.engine import Engine
 from modelcore import __version__
 from modelcore.errors import InputError
@@ -49,6 +49,8 @@ def build_words(image: Image, engine: Engine, *, base_image: str = "", device: s
         arguments |= {"DEVICE": device}
     if base_image:
         arguments |= {"BASE_IMAGE": base_image}
+    if image.built_on:
+        arguments |= {"BUILT_ON": image.built_on}
     words = ["build", "--file", image.dockerfile, "--tag", image.name]
     if engine.is_podman:
         words += ["--format", "docker"]
@@ -86,11 +88,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--engine", default="", help="docker or podman; default: the first of them that answers")
     parser.add_argument("--base-image", default="", help="a Debian or Ubuntu with Python 3.11 or newer and pip")
     parser.add_argument("--device", default="", choices=("", "cpu", "cuda"), help="torch's build; default: cpu")
+    parser.add_argument("--spark", action="store_true", help="build the image of Spark applications too")
     options = parser.parse_args(arguments)
     os.chdir(REPOSITORY)
     try:
         engine = Engine(options.engine)
-        for image in IMAGES:
+        for image in (*IMAGES, SPARK) if options.spark else IMAGES:
             sys.stderr.write(f"== {image.name} ({engine.program})\n")
             engine.stream(*build_words(image, engine, base_image=options.base_image, device=options.device))
     except InputError as error:

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from components.images import IMAGES, Image
+from components.images import IMAGES, SPARK, Image
 from components.images.build import CODE_LABEL, REPOSITORY, code_digest
 from components.images.engine import Engine
 from components.images.materials import bill_of_materials
@@ -114,11 +114,12 @@ def main(arguments: list[str] | None = None) -> int:
     """Checks the images; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m components.images.check", description="Check the images.")
     parser.add_argument("--engine", default="", help="docker or podman; default: the first of them that answers")
+    parser.add_argument("--spark", action="store_true", help="check the image of Spark applications too")
     options = parser.parse_args(arguments)
     found: list[str] = []
     try:
         engine = Engine(options.engine)
-        for image in IMAGES:
+        for image in (*IMAGES, SPARK) if options.spark else IMAGES:
             size, wrong = examine(image, engine)
             sys.stdout.write(f"{image.name:<36}{size:7.0f} MB of {image.budget_mb:5} MB\n")
             found += [f"{image.name}: {fault}" for fault in wrong] + lint(image)

@@ -47,6 +47,24 @@ UNUSED = (
     # Kubeflow's SDK: its tests, and the models of its sweeps.
     "kubeflow/**/*_test.py",
     "kubeflow_katib_api",
+    # Spark's store for streams and its parts for machine learning, graphs, Hive, shells and remote clients, and their
+    # libraries; what other systems than Linux would load.
+    "pyspark/jars/rocksdbjni-*",
+    "pyspark/jars/spark-mllib_*",
+    "pyspark/jars/spark-graphx_*",
+    "pyspark/jars/spark-hive*",
+    "pyspark/jars/spark-repl_*",
+    "pyspark/jars/spark-connect_*",
+    "pyspark/jars/connect-repl",
+    "pyspark/jars/breeze*",
+    "pyspark/jars/spire*",
+    "pyspark/jars/cats-kernel_*",
+    "pyspark/jars/hive-*",
+    "pyspark/jars/datanucleus-*",
+    "pyspark/jars/derby*",
+    "pyspark/jars/netty-*-osx-*",
+    "pyspark/jars/netty-*-windows-*",
+    "pyspark/examples",
     # A format of pictures.
     "PIL/_avif*",
     "pillow.libs/libavif*",

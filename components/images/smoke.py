@@ -21,11 +21,12 @@ from typing import Any
 ABSENT = {
     "data": ("torch", "transformers", "pip"),
     "model": ("great_expectations", "pip"),
+    "spark": ("torch", "transformers", "pip"),
     "launcher": ("torch", "pandas", "mlflow", "pip"),
 }
 
 
-def run_data_stages(here: Path) -> None:
+def run_data_stages(here: Path, engine: Any = "local", **filters: Any) -> None:
     """Validates a corpus, trains a tokenizer on it, and tokenizes it."""
     from modelcore.stages.validate_data import validate_data
 
@@ -35,9 +36,16 @@ def run_data_stages(here: Path) -> None:
         heldout_out=here / "heldout",
         quarantine_out=here / "quarantine",
         docs_out=here / "docs",
+        engine=engine,
+        **filters,
         summary=here / "validate_data.json",
     )
-    tokenize(here, here / "train", here / "heldout")
+    tokenize(here, here / "train", here / "heldout", engine)
+
+
+def run_spark_stages(here: Path) -> None:
+    """The same on Spark."""
+    run_data_stages(here, "spark", languages="en", near_duplicates=0.8)
 
 
 def run_model_stages(here: Path) -> None:
@@ -82,11 +90,13 @@ def run_launcher_stages(here: Path) -> None:
     from modelcore.errors import InputError
     from modelcore.stages.finetune_lora_distributed import finetune_lora_distributed
     from modelcore.stages.pretrain_distributed import pretrain_distributed
+    from modelcore.stages.text_on_spark import tokenize_corpus_spark
 
     lora: dict[str, Any] = {"rank": 8, "alpha": 16.0, "quantize": "none", "steps": 2, "learning_rate": 1e-3}
     pretrain = partial(pretrain_distributed, tokens=here, out=here / "model", preset="gpt2-small")
     tune = partial(finetune_lora_distributed, checkpoint=here, instructions=here, out=here / "adapter", **lora)
-    for ask in (pretrain, tune):
+    tokens = partial(tokenize_corpus_spark, corpus=here, heldout=here, tokenizer=here, out=here / "tokens", image="any")
+    for ask in (pretrain, tune, tokens):
         try:
             ask()
         except InputError as error:
@@ -94,13 +104,14 @@ def run_launcher_stages(here: Path) -> None:
                 raise
 
 
-def tokenize(here: Path, corpus: Path, heldout: Path) -> None:
+def tokenize(here: Path, corpus: Path, heldout: Path, engine: Any = "local") -> None:
     """Trains a tokenizer and writes the tokens."""
     from modelcore.stages.tokenize_corpus import tokenize_corpus
     from modelcore.stages.train_tokenizer import train_tokenizer
 
     train_tokenizer(corpus=corpus, out=here / "tokenizer", vocab_size=400)
-    tokenize_corpus(corpus=corpus, heldout=heldout, tokenizer=here / "tokenizer", out=here / "tokens")
+    inputs = {"corpus": corpus, "heldout": heldout, "tokenizer": here / "tokenizer"}
+    tokenize_corpus(**inputs, out=here / "tokens", engine=engine)
 
 
 def load_what_stages_need(here: Path) -> None:
@@ -116,7 +127,7 @@ def load_what_stages_need(here: Path) -> None:
 
 
 def main(family: str) -> None:
-    """Runs the stages of ``family``, ``data``, ``model`` or ``launcher``, in a temporary folder.
+    """Runs the stages of ``family``, one of :data:`ABSENT`, in a temporary folder.
 
     Raises:
         RuntimeError: If the image holds a package that it should not.
@@ -130,7 +141,9 @@ def main(family: str) -> None:
         # The longest English text in Python's library, each line once: validation refuses what repeats itself.
         lines = dict.fromkeys("\n".join(pydoc_data.topics.topics.values()).splitlines())
         (here / "corpus.txt").write_text("\n".join(lines)[:200_000], encoding="utf-8")
-        {"data": run_data_stages, "model": run_model_stages, "launcher": run_launcher_stages}[family](here)
+        run = {"data": run_data_stages, "spark": run_spark_stages}
+        run |= {"model": run_model_stages, "launcher": run_launcher_stages}
+        run[family](here)
         importlib.import_module("kfp.dsl.executor_main")  # what KFP starts in every component
         if family != "launcher":
             load_what_stages_need(here)

@@ -13,6 +13,7 @@ def tokenize_corpus_spark(
     tokens: dsl.Output[dsl.Dataset],
     summary: dsl.Output[dsl.Artifact],
     executors: int,
+    image: str,
 ) -> None:
     """Encodes the training and the held-out text into shards, in a Spark application that it starts and follows.
 
@@ -27,6 +28,7 @@ def tokenize_corpus_spark(
         tokens: Folder of shards with their checksums and the tokenizer.
         summary: What the stage tells about itself (JSON).
         executors: Executors of the application.
+        image: What driver and executors run: the image of components/images/spark.Dockerfile.
     """
     from modelcore.stages.text_on_spark import tokenize_corpus_spark
 
@@ -36,5 +38,6 @@ def tokenize_corpus_spark(
         tokenizer=tokenizer.path,
         out=tokens.path,
         executors=executors,
+        image=image,
         summary=summary.path,
     )

@@ -22,6 +22,7 @@ def validate_data_spark(
     quality: str,
     near_duplicates: float,
     executors: int,
+    image: str,
 ) -> None:
     """Checks a corpus with Great Expectations in a Spark application that it starts and follows.
 
@@ -46,6 +47,7 @@ def validate_data_spark(
         quality: gopher leaves out English text that fails Gopher's rules; none: nothing.
         near_duplicates: Leave out texts so alike, 0.7 to 1; 0: none.
         executors: Executors of the application.
+        image: What driver and executors run: the image of components/images/spark.Dockerfile.
     """
     import shutil
 
@@ -65,6 +67,7 @@ def validate_data_spark(
         quality=quality,
         near_duplicates=near_duplicates,
         executors=executors,
+        image=image,
         summary=summary.path,
     )
     shutil.copyfile(f"{data_docs.path}/summary.html", validation_page.path)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from modelcore import __version__, storage
+from modelcore import storage
 from modelcore.cluster.cluster_job import ClusterJob
 from modelcore.cluster.connection import Object
 from modelcore.cluster.job_stage import run_job
@@ -24,8 +24,7 @@ from modelcore.stages.stage import Scalar, StageSummary
 logger = logging.getLogger(__name__)
 
 SPARK_VERSION = "4.3.0"
-IMAGE = f"aic-ai-poc-gpt-spark-python:{__version__}"
-PROGRAM = "local:///opt/venv/lib/python3.11/site-packages/modelcore/cluster/job_process.py"
+PROGRAM = "local:///opt/venv/job_process.py"  # the image's link to modelcore.cluster.job_process
 _CLAIM, _ACCOUNT, _STORAGE, _TRACKING = (
     "aic-gpt-workspace",
     "aic-gpt-spark",
@@ -72,6 +71,7 @@ def run_on_spark(
     inputs: Mapping[str, Path | str],
     outputs: Mapping[str, Path],
     executors: int,
+    image: str,
     summary: Path | str | None = None,
 ) -> StageSummary:
     """Runs a stage with ``engine="spark"`` in a SparkApplication, and returns when it is done.
@@ -84,6 +84,7 @@ def run_on_spark(
         inputs: Its inputs, by the names of its arguments: paths that this process can read, or S3 addresses.
         outputs: Where its outputs go, by the names of its arguments, as if it had run here.
         executors: How many executors there are.
+        image: What driver and executors run.
         summary: JSON file for the stage's summary, or None.
 
     Raises:
@@ -94,7 +95,7 @@ def run_on_spark(
         raise InputError(f"executors is {executors}; give 1 or more")
 
     def create(job: ClusterJob, call: Object, run: PipelineRun, labels: dict[str, str]) -> None:
-        if job.send(_manifest(job.name, stage, call, executors, run, labels)):
+        if job.send(_manifest(job.name, stage, call, executors, image, run, labels)):
             logger.info(
                 "SparkApplication %s/%s created: %d executors of %d cores",
                 *(job.cluster.namespace, job.name, executors, _CORES),
@@ -104,7 +105,7 @@ def run_on_spark(
         SparkApplication,
         stage,
         {**arguments, "engine": "spark"},
-        (executors,),
+        (executors, image),
         inputs=inputs,
         outputs=outputs,
         create=create,
@@ -117,7 +118,7 @@ def _state(found: Object) -> str:
 
 
 def _manifest(
-    name: str, stage: str, call: Object, executors: int, run: PipelineRun, labels: dict[str, str]
+    name: str, stage: str, call: Object, executors: int, image: str, run: PipelineRun, labels: dict[str, str]
 ) -> dict[str, Any]:
     variables: list[Object] = [{"name": key, "value": value} for key, value in run.tracking_environment().items()]
     variables += [_secret(key, _STORAGE, key) for key in storage.VARIABLES]
@@ -144,7 +145,7 @@ def _manifest(
             "pythonVersion": "3",
             "mode": "cluster",
             "sparkVersion": SPARK_VERSION,
-            "image": IMAGE,
+            "image": image,
             "imagePullPolicy": "IfNotPresent",
             "mainApplicationFile": PROGRAM,
             "arguments": [stage, json.dumps(call)],

@@ -22,6 +22,7 @@ def validate_data_spark(
     quality: str = "none",
     near_duplicates: float = 0.0,
     executors: int = 2,
+    image: str,
     summary: Path | str | None = None,
 ) -> StageSummary:
     """Validates a corpus, as :func:`modelcore.stages.validate_data.validate_data` does, on the executors of a job.
@@ -40,6 +41,7 @@ def validate_data_spark(
         quality: ``none`` or ``gopher``.
         near_duplicates: From which similarity on to leave documents out; 0: none.
         executors: Executors of the application.
+        image: What driver and executors run.
         summary: JSON file for the stage's summary, or None.
 
     Raises:
@@ -65,6 +67,7 @@ def validate_data_spark(
         inputs=inputs,
         outputs={name: Path(path) for name, path in {**outputs, "docs_out": docs_out}.items()},
         executors=executors,
+        image=image,
         summary=summary,
     )
 
@@ -76,6 +79,7 @@ def tokenize_corpus_spark(
     tokenizer: Path | str,
     out: Path | str,
     executors: int = 2,
+    image: str,
     summary: Path | str | None = None,
 ) -> StageSummary:
     """Tokenizes, as :func:`modelcore.stages.tokenize_corpus.tokenize_corpus` does, on the executors of a job.
@@ -86,6 +90,7 @@ def tokenize_corpus_spark(
         tokenizer: A folder with a tokenizer.
         out: The token folder.
         executors: Executors of the application.
+        image: What driver and executors run.
         summary: JSON file for the stage's summary, or None.
 
     Raises:
@@ -95,5 +100,11 @@ def tokenize_corpus_spark(
 
     inputs = {"corpus": corpus, "heldout": heldout, "tokenizer": tokenizer}
     return run_on_spark(
-        "tokenize_corpus", {}, inputs=inputs, outputs={"out": Path(out)}, executors=executors, summary=summary
+        "tokenize_corpus",
+        {},
+        inputs=inputs,
+        outputs={"out": Path(out)},
+        executors=executors,
+        image=image,
+        summary=summary,
     )

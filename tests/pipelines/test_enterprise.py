@@ -6,7 +6,7 @@ import pytest
 import yaml
 from kfp import components
 
-from components.images import IMAGES
+from components.images import IMAGES, SPARK_IMAGE
 from modelcore.storage import VARIABLES as STORAGE_VARIABLES
 from pipelines import enterprise_values
 from pipelines.compile import COMPILED, FOLDER, PIPELINES
@@ -100,9 +100,26 @@ def test_a_stage_that_failed_is_begun_again_after_a_pause(stage):
     assert policy["backoffDuration"] == "60s"
 
 
+def test_text_is_prepared_by_spark_as_the_runs_own_parameters_say():
+    parameters = SPEC["root"]["inputDefinitions"]["parameters"]
+    asked = {
+        "validate-data-spark": {"languages": "", "quality": "none", "near_duplicates": 0.0},
+        "tokenize-corpus-spark": {},
+    }
+    for task, filters in asked.items():
+        inputs = TASKS[task]["inputs"]["parameters"]
+        own = {name: name for name in filters} | {"executors": "executors", "image": "spark_image"}
+        assert {name: inputs[name] for name in own} == {
+            name: {"componentInputParameter": setting} for name, setting in own.items()
+        }
+        assert {name: parameters[name]["defaultValue"] for name in filters} == filters
+    assert parameters["spark_image"]["defaultValue"] == f"{enterprise_values.read()['IMAGE_REGISTRY']}/{SPARK_IMAGE}"
+    assert parameters["executors"]["defaultValue"] == 2
+
+
 ENTERPRISE_FILES = sorted(FOLDER.glob("*-enterprise.yaml"))
 UNLIMITED = {
-    *("validate-data", "train-tokenizer", "tokenize-corpus", "pretrain-distributed", "pretrain-trial"),
+    *("validate-data-spark", "train-tokenizer", "tokenize-corpus-spark", "pretrain-distributed", "pretrain-trial"),
     *("finetune-lora-distributed", "evaluate", "check-drift"),
 }
 

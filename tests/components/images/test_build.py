@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from components.images import DATA_IMAGE, IMAGES, MODEL_IMAGE, build
+from components.images import DATA_IMAGE, IMAGES, MODEL_IMAGE, SPARK, build
 from components.images.engine import Engine
 from modelcore.errors import InputError
 
@@ -50,6 +50,17 @@ def test_cuda_and_the_base_image_are_build_arguments(engine):
     given = arguments(build.build_words(MODEL, engine(), base_image="mirror/python:3.12", device="cuda"))
     assert (given["BASE_IMAGE"], given["DEVICE"]) == ("mirror/python:3.12", "cuda")
     assert "DEVICE" not in arguments(build.build_words(DATA, engine(), device="cuda"))
+
+
+def test_the_spark_image_is_built_on_the_data_image_and_only_when_it_is_asked_for(engine, capfd):
+    engine("docker", '[ "$1" = info ] || echo "$@"')
+    assert build.main(["--engine", "docker"]) == 0
+    assert SPARK.name not in capfd.readouterr().out
+    assert build.main(["--engine", "docker", "--spark"]) == 0
+    built = [arguments(line.split()) for line in capfd.readouterr().out.splitlines()]
+    assert len(built) == len(IMAGES) + 1
+    assert built[-1]["BUILT_ON"] == DATA_IMAGE
+    assert not any("BUILT_ON" in given for given in built[:-1])
 
 
 def test_podman_is_asked_for_the_format_that_keeps_health_checks(engine):
@@ -111,14 +122,14 @@ def test_a_failed_build_ends_with_a_failing_status_and_the_next_image_is_not_beg
 
 def test_every_image_that_components_name_has_a_dockerfile_in_the_repository():
     assert {DATA_IMAGE, MODEL_IMAGE} <= {image.name for image in IMAGES}
-    for image in IMAGES:
+    for image in (*IMAGES, SPARK):
         assert (build.REPOSITORY / image.dockerfile).is_file()
 
 
 def test_dockerfiles_are_clean_to_hadolint():
     hadolint = Path(sys.executable).with_name("hadolint")
     done = subprocess.run(
-        [hadolint, *(build.REPOSITORY / image.dockerfile for image in IMAGES)],
+        [hadolint, *(build.REPOSITORY / image.dockerfile for image in (*IMAGES, SPARK))],
         capture_output=True,
         text=True,
         check=False,

@@ -76,7 +76,7 @@ def validate(workspace, tmp_path):
     (workspace / "corpus.txt").write_text("text")
     outputs = {f"{name}_out": tmp_path / name for name in ("train", "heldout", "quarantine", "docs")}
     return lambda **changes: validate_data_spark(
-        **{"corpus": str(workspace / "corpus.txt"), "executors": 3, **outputs, **changes}
+        **{"corpus": str(workspace / "corpus.txt"), "executors": 3, "image": "registry/spark:1", **outputs, **changes}
     )
 
 
@@ -95,7 +95,7 @@ def test_it_makes_an_application_follows_it_and_brings_home_every_output(validat
     stage, call = operator.call()
     assert (stage, call["engine"], call["languages"]) == ("validate_data", "spark", "en")
     spec = operator.application()["spec"]
-    assert spec["executor"]["instances"] == 3
+    assert (spec["image"], spec["executor"]["instances"]) == ("registry/spark:1", 3)
     assert spec["driver"]["serviceAccount"] == "aic-gpt-spark"
     assert {"name": "workspace", "mountPath": "/workspace"} in spec["executor"]["volumeMounts"]
     told(f"SparkApplication kubeflow/{operator.name} is complete")
@@ -114,7 +114,7 @@ def test_tokens_come_home_and_what_only_this_pod_sees_is_shared(workspace, opera
         good_life(operator)
 
     meanwhile(life)
-    tokenize_corpus_spark(**places, out=tmp_path / "tokens")
+    tokenize_corpus_spark(**places, out=tmp_path / "tokens", image="registry/spark:1")
     assert (tmp_path / "tokens" / "made").is_file()
 
 
