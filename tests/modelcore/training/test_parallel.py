@@ -1,6 +1,7 @@
 """Several processes train as one would: real ones, forked from one that has imported torch, talking through Gloo."""
 
 import contextlib
+import dataclasses
 import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor
@@ -78,6 +79,7 @@ def make_settings(**changes):
         "batch_size": 8,
         "sequence_length": 16,
         "learning_rate": 3e-3,
+        "precision": "fp32",  # some CPUs would round to bf16, and what is compared here is compared closely
         "warmup_steps": 2,
         "log_every": 1,
     }
@@ -124,11 +126,15 @@ def gradient_of_a_ragged_batch(ranks, micro_batch_size, bucket_bytes):
     rows = slice(ranks.rank * 8 // ranks.size, (ranks.rank + 1) * 8 // ranks.size)
     batch = [part[rows] for part in ragged()]
     sent = []
-    all_reduce = dist.all_reduce
-    dist.all_reduce = lambda tensor, **options: sent.append(tensor.numel()) or all_reduce(tensor, **options)
-    gradients = GradientSum(list(model.parameters()), ranks, bucket_bytes)
+
+    class Watched(dist.ProcessGroup):
+        def allreduce_coalesced(self, tensors):
+            sent.append(sum(tensor.numel() for tensor in tensors))
+            return dist.group.WORLD.allreduce_coalesced(tensors)
+
+    group = Watched(ranks.rank, ranks.size) if ranks.size > 1 else None
+    gradients = GradientSum(list(model.parameters()), dataclasses.replace(ranks, group=group), bucket_bytes)
     loss = accumulate_gradients(model.hidden, model.head, batch, micro_batch_size, contextlib.nullcontext, gradients)
-    dist.all_reduce = all_reduce
     return loss.item(), [parameter.grad.numpy() for parameter in model.parameters()], sent
 
 
@@ -140,9 +146,9 @@ def test_a_ragged_batch_on_ranks_and_in_pieces_has_the_gradient_of_the_whole(siz
         assert loss == pytest.approx(expected_loss, abs=1e-6)
         for ours, theirs in zip(gradients, expected, strict=True):
             np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6)
-        # Each parameter travels once, however many pieces there are; the two of size 1 are count and loss.
-        assert sum(sent) == sum(parameter.numel() for parameter in make_model().parameters()) + 2
-        assert len(sent) > 4
+        # Each parameter travels once, however many pieces there are.
+        assert sum(sent) == sum(parameter.numel() for parameter in make_model().parameters())
+        assert len(sent) > 2
     for loss, gradients, _ in results[1:]:
         assert loss == results[0][0]
         assert all(np.array_equal(a, b) for a, b in zip(gradients, results[0][1], strict=True))
