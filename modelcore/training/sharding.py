@@ -6,7 +6,8 @@
   (:class:`~modelcore.training.parallel.GradientSum`).
 - ``fsdp``: every matrix is cut by rows between ``shard_size`` ranks, and so are its gradient and the optimizer's
   state (Zhao et al. 2023; ZeRO 3, Rajbhandari et al. 2020). A block's matrices are brought together right before it
-  runs, forward and backward, by PyTorch's :func:`~torch.distributed.fsdp.fully_shard`. With fewer ranks a shard than
+  runs, forward and backward, by PyTorch's :func:`~torch.distributed.fsdp.fully_shard`; where all of them take little
+  of a GPU's memory, they stay together in between. With fewer ranks a shard than
   there are, each group of ``shard_size`` has a whole model among itself (hybrid sharding, HSDP).
 - ``tensor_parallel`` ranks share each of the blocks' matrices and the work on them
   (:mod:`modelcore.training.tensor_parallel`), under either of the two.
@@ -232,11 +233,12 @@ def _fully_shard(model: GPT, mesh: Any, device: torch.device, bf16: bool) -> Non
         torch.bfloat16 if bf16 else None, reduce_dtype=torch.float32, cast_forward_inputs=False
     )
     vectors = {parameter for parameter in model.parameters() if parameter.dim() < 2}
+    keep = _fit_together(model, device, in_blocks.param_dtype or torch.float32)
     for block in model.blocks:
         if not model.embedding.weight.is_meta:
             block.to(device)
         # The last block's matrices are the first that the backward pass needs.
-        again = block is not model.blocks[-1]
+        again = not keep and block is not model.blocks[-1]
         fully_shard(block, mesh=mesh, mp_policy=in_blocks, reshard_after_forward=again, ignored_params=vectors)
     # Embedding and head stay fp32: the loss sums the head's gradient so. They stay together until the backward pass is
     # over, for the loss reads the head after the model's own forward pass.
@@ -248,6 +250,18 @@ def _fully_shard(model: GPT, mesh: Any, device: torch.device, bf16: bool) -> Non
         module.set_force_sum_reduction_for_comms(True)
     # Nothing here changes what a block returned in place.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
+
+
+def _fit_together(model: GPT, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether a GPU can well keep all blocks' matrices, once they are together, until the backward pass needs them.
+
+    They then travel once a step and not twice (ZeRO 2; Rajbhandari et al. 2020). A tenth of the memory is what it may
+    take; a model that needs more needs its memory for other things.
+    """
+    if device.type != "cuda":
+        return False
+    size = sum(p.numel() for p in model.blocks.parameters() if p.dim() >= 2) * dtype.itemsize
+    return size <= torch.cuda.get_device_properties(device).total_memory / 10
 
 
 def _fsdp_modules(model: GPT) -> list[FSDPModule]:
