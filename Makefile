@@ -50,6 +50,7 @@ help: ## Show this list
 	@echo '  sweep              as pipeline, ARGS'
 	@echo '  bench              LLAMACPP (the folder of a peer to measure beside) ARGS="--help" or names: ARGS="training decoding"'
 	@echo '  bench-gpu          NANOGPT LITGPT GPTFAST ARGS'
+	@echo '  bench-gpus         ARGS'
 	@echo '  images             ENGINE=docker|podman DEVICE=cpu|cuda BASE_IMAGE'
 	@echo '  images-check       ENGINE'
 	@echo '  submit             ENDPOINT EXPERIMENT NAME ARGS="--help", or ARGS="corpus=s3://... instructions=s3://... steps=300"'
@@ -112,6 +113,10 @@ bench: $(VENV)/installed ## Measure speed beside the peers on this CPU, in five 
 .PHONY: bench-gpu
 bench-gpu: $(VENV)/installed ## The same on one GPU
 	@$(BIN)/python -m bench gpu $(PEER_OPTIONS) $(words)
+
+.PHONY: bench-gpus
+bench-gpus: $(VENV)/installed ## Measure how training scales with the GPUs of this machine
+	@$(BIN)/python -m bench gpus $(words)
 
 .PHONY: images
 images: $(VENV)/installed ## Build the container images, with docker or podman

@@ -1,4 +1,4 @@
-"""Runs the benchmarks one after the other, each in a process of its own: ``python -m bench cpu|gpu [name ...]``."""
+"""Runs benchmarks one after the other, each in a process of its own: ``python -m bench cpu|gpu|gpus [name ...]``."""
 
 from __future__ import annotations
 
@@ -14,15 +14,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.benchmark import Options, add_options, read_options
+from bench.benchmark import GRACE_SECONDS, Options, add_options, read_options
 from bench.machine import Machine, this_machine
 from bench.report import RESULTS, plain_table
 from bench.row import Row, read_rows
 from modelcore.atomic import write_json, write_text
 from modelcore.errors import InputError
 from modelcore.interrupts import Interrupts
-
-GRACE_SECONDS = 5.0  # for a benchmark that is asked to end
 
 _running: list[subprocess.Popen[str]] = []  # the benchmark at work, if one is
 
@@ -31,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs what is asked for; returns the exit status: 0, 1 for what failed or was wrong, 130 or 143 if interrupted."""
     interrupts = Interrupts(last_words=_end_at_once)
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure this project beside its peers.")
-    parser.add_argument("kind", choices=("cpu", "gpu"), help="what to measure on")
+    parser.add_argument("kind", choices=("cpu", "gpu", "gpus"), help="what to measure on")
     parser.add_argument("names", nargs="*", metavar="name", help="which benchmarks; default: all")
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help=f"the rows, a .jsonl; default: {RESULTS.name}/MACHINE.jsonl"
@@ -39,7 +37,9 @@ def main(arguments: list[str] | None = None) -> int:
     add_options(parser)
     try:
         given = parser.parse_intermixed_args(arguments)  # names may follow options
-        return run(f"bench.{given.kind}", given.names, read_options(given), this_machine(given.kind), given.out)
+        options = read_options(given)
+        machine = this_machine("cpu" if options.small else given.kind)  # the motions take no GPU
+        return run(f"bench.{given.kind}", given.names, options, machine, given.out)
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
@@ -52,7 +52,7 @@ def run(package: str, names: Sequence[str], options: Options, machine: Machine, 
     """Runs benchmarks and writes their rows after each; rows of what is not run stay.
 
     Args:
-        package: Where they are: ``bench.cpu`` or ``bench.gpu``.
+        package: Where they are: ``bench.cpu``, ``bench.gpu`` or ``bench.gpus``.
         names: Which of them; none: all.
         options: What each is asked for.
         machine: What this runs on; told in a JSON file beside the rows.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import subprocess
@@ -14,8 +15,11 @@ from typing import Any
 
 from bench.peers import find_peers
 from bench.row import Row
+from modelcore import launch
 from modelcore.errors import InputError
 from modelcore.interrupts import Interrupts
+
+GRACE_SECONDS = 5.0  # for a process that is asked to end
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,8 @@ def main(
     try:
         options = read_options(arguments)
         if arguments.part:
-            lines = iter([json.dumps((parts or {})[arguments.part](options))])
+            found = (parts or {})[arguments.part](options)
+            lines = iter([json.dumps(found)] if launch.rank() == 0 else [])
         else:
             lines = (row.to_json() for row in rows(options))
         for line in lines:
@@ -117,15 +122,27 @@ def main(
         sys.exit(interrupts.status)
 
 
-def in_fresh_process(module: str, part: str, options: Options) -> dict[str, Any]:
-    """What a part of the benchmark ``module`` finds in a process of its own.
+def in_fresh_process(module: str, part: str, options: Options, processes: int = 1) -> dict[str, Any]:
+    """What a part of the benchmark ``module`` finds in a process of its own, or in several that torchrun starts.
 
     Raises:
         RuntimeError: If it fails; with the end of what it wrote to stderr.
     """
-    line = [sys.executable, "-m", module, "--part", part, *options.arguments()]
-    done = subprocess.run(line, capture_output=True, text=True, check=False)  # noqa: S603
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(line[1:])} failed ({done.returncode}): {done.stderr.strip()[-2000:]}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    run = ["-m", module, "--part", part, *options.arguments()]
+    if processes > 1:
+        run = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), *run]
+    child = subprocess.Popen([sys.executable, *run], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)  # noqa: S603
+    try:
+        out, err = child.communicate()
+    except BaseException:
+        child.terminate()  # torchrun ends its processes, where a kill would leave them
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(GRACE_SECONDS)
+        child.kill()
+        child.wait()
+        raise
+    if child.returncode:
+        raise RuntimeError(f"{' '.join(run)} failed ({child.returncode}): {err.strip()[-2000:]}")
+    told = [line for line in out.splitlines() if line.startswith("{")]  # other processes may have more to say
+    found: dict[str, Any] = json.loads(told[-1])
     return found

@@ -13,7 +13,7 @@ from typing import Literal
 
 from modelcore.errors import InputError
 
-Kind = Literal["cpu", "gpu"]
+Kind = Literal["cpu", "gpu", "gpus"]
 
 PACKAGES = ("torch", "transformers", "tokenizers", "sentencepiece", "safetensors", "numpy")
 
@@ -35,7 +35,7 @@ def this_machine(kind: Kind) -> Machine:
     """The machine this runs on.
 
     Args:
-        kind: Whether its CPU or its GPU is what is measured.
+        kind: Whether its CPU, its GPU or all its GPUs together are what is measured.
 
     Raises:
         InputError: If a GPU is asked for and there is none.
@@ -45,10 +45,12 @@ def this_machine(kind: Kind) -> Machine:
     cores = f"{available_cores()} cores"
     facts = {"processor": f"{_processor()}, {cores}", "memory": f"{memory_limit() / 2**30:.0f} GiB"}
     name = f"cpu {_processor()} {cores}"
-    if kind == "gpu":
-        gpu, driver = _first_gpu()
-        facts |= {"gpu": gpu, "driver": driver}
-        name = f"gpu {gpu}"
+    if kind != "cpu":
+        found = _gpus()
+        gpu, driver = found[0]
+        several = kind == "gpus"
+        facts |= {"gpus" if several else "gpu": f"{len(found)} x {gpu}" if several else gpu, "driver": driver}
+        name = f"{len(found)} gpus {gpu}" if several else f"gpu {gpu}"
     facts |= {"system": f"{platform.system()} {platform.machine()}", "python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -67,16 +69,15 @@ def _processor() -> str:
     return " ".join(found[1].split()) if found else platform.processor() or platform.machine()
 
 
-def _first_gpu() -> tuple[str, str]:
-    """Name and driver of the GPU, asked without making a context on it."""
-    # With several GPUs the first one that CUDA_VISIBLE_DEVICES lets through is the one that torch uses.
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
-    line = ["nvidia-smi", f"--id={visible}", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+def _gpus() -> list[tuple[str, str]]:
+    """Name and driver of each GPU that torch would use, asked without making a context on it."""
+    line = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):
+        line.append(f"--id={visible}")
     try:
         done = subprocess.run(line, capture_output=True, text=True, check=True)  # noqa: S603
     except (OSError, subprocess.CalledProcessError):
         raise InputError(
             "nvidia-smi shows no GPU; the benchmarks on a GPU need one, `make bench` runs without"
         ) from None
-    name, driver = done.stdout.splitlines()[0].split(", ")
-    return name, driver
+    return [(name, driver) for name, _, driver in (each.partition(", ") for each in done.stdout.splitlines())]

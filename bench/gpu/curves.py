@@ -67,7 +67,7 @@ def rows(name: str, work: Work, steps: int, learning_rate: float, options: Optio
     def bf16() -> AbstractContextManager[object]:
         return torch.autocast(device.type, torch.bfloat16)
 
-    with _tokens(500 if options.small else VOCAB_SIZE, options) as split:
+    with _tokens(options) as split:
         batches, reordered = (
             TrainingBatches(split, WindowSampler(split.n_tokens, work.sequence_length, seed), work.batch_size)
             for seed in (0, 1)
@@ -154,16 +154,24 @@ def _apart(curve: list[float], reference: list[float]) -> dict[str, float]:
     return {metric: max(value, _LEAST) for metric, value in found.items()}
 
 
-@contextlib.contextmanager
-def _tokens(vocab_size: int, options: Options) -> Iterator[TokenSplit]:
-    """The sample's text as tokens on disk; a small part of it where only the motions are gone through."""
-    most = 1 << 16 if options.small else None
+def write_sample_tokens(folder: Path, small: bool) -> None:
+    """Writes the sample's text as tokens to ``folder / "tokens"``, with its tokenizer beside them.
+
+    Args:
+        folder: A folder of its own.
+        small: Whether only the motions are gone through; of the text a small part then does.
+    """
+    most = 1 << 16 if small else None
     train_texts, heldout = (
         [path.read_text(encoding="utf-8")[:most] for path in sorted((TEXTS / part).glob("*.txt"))]
         for part in ("train", "heldout")
     )
+    train_sentencepiece(train_texts, folder, vocab_size=500 if small else VOCAB_SIZE, algorithm="bpe", seed=0)
+    write_tokens(folder / "tokens", Tokenizer.load(folder / "tokenizer.model"), train=train_texts, heldout=heldout)
+
+
+@contextlib.contextmanager
+def _tokens(options: Options) -> Iterator[TokenSplit]:
     with tempfile.TemporaryDirectory() as scratch:
-        train_sentencepiece(train_texts, Path(scratch), vocab_size=vocab_size, algorithm="bpe", seed=0)
-        folder = Path(scratch) / "tokens"
-        write_tokens(folder, Tokenizer.load(Path(scratch) / "tokenizer.model"), train=train_texts, heldout=heldout)
-        yield open_split(folder, "train")
+        write_sample_tokens(Path(scratch), options.small)
+        yield open_split(Path(scratch) / "tokens", "train")

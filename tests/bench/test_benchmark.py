@@ -15,7 +15,11 @@ def given(options):
     return {"small": options.small, "peers": sorted(options.peers), "pid": os.getpid()}
 def failing(options):
     raise ValueError("no such thing")
-main(lambda options: [], {"given": given, "failing": failing})
+def together(options):
+    from modelcore import launch
+    print("noise")
+    return {"processes": launch.world_size(), "rank": launch.rank()}
+main(lambda options: [], {"given": given, "failing": failing, "together": together})
 """
 
 
@@ -38,3 +42,7 @@ def test_a_part_that_fails_says_why(module):
     with pytest.raises(RuntimeError, match=r"(?s)--part failing failed \(1\): .*ValueError: no such thing") as error:
         in_fresh_process(module, "failing", Options())
     assert module in str(error.value)
+
+
+def test_a_part_of_several_processes_is_told_by_the_first(module):
+    assert in_fresh_process(module, "together", Options(), processes=2) == {"processes": 2, "rank": 0}

@@ -1,8 +1,9 @@
-"""Rows of both sets of benchmarks can stand in one file."""
+"""Rows of all sets of benchmarks can stand in one file."""
 
-from bench import cpu, gpu
+from bench import cpu, gpu, gpus
 
 
-def test_no_benchmark_on_a_cpu_has_the_name_of_one_on_a_gpu():
+def test_no_two_sets_have_a_benchmark_of_the_same_name():
     """A run replaces the rows of what it runs, by name."""
-    assert not set(cpu.BENCHMARKS) & set(gpu.BENCHMARKS)
+    names = [*cpu.BENCHMARKS, *gpu.BENCHMARKS, *gpus.BENCHMARKS]
+    assert len(names) == len(set(names))
