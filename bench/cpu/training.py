@@ -17,18 +17,19 @@ from bench.measure import alternate
 from bench.row import Row
 from modelcore.gptx import GPT
 from modelcore.training import DEFAULT_RECIPE, TrainingSettings, load_recipe, train
-from modelcore.training.precision import fast_kernels
+from modelcore.training.precision import autocast, fast_kernels
 
 MODULE = "bench.cpu.training"
 VOCAB_SIZE = 2048  # the pipeline's default
-PEER, PEER_WITH_OUR_KERNELS, AS_IT_IS = "Hugging Face", "Hugging Face, our kernels", "the recipe as it is"
+PEER, PEER_AS_OURS, AS_IT_IS = "Hugging Face", "Hugging Face, our precision and kernels", "the recipe as it is"
 NAME = f"training {DEFAULT_RECIPE}"
 
 
 def rows(options: Options) -> Iterator[Row]:
     """Throughput, MFU and memory of the default recipe with AdamW on both sides, and throughput of the recipe as it is.
 
-    The second peer is transformers' model under the kernels that our loop chooses on a CPU.
+    The first peer computes in fp32, as transformers' Trainer does unless it is told otherwise; the second is the same
+    model in the precision and under the kernels that our loop chooses on a CPU.
     """
     settings, recipes_own = our_settings(options, optimizer="adamw"), our_settings(options)
     model, batches = make_model(settings), Batches(settings)
@@ -36,14 +37,14 @@ def rows(options: Options) -> Iterator[Row]:
     speeds = alternate(
         {
             "ours": lambda: our_speed(model, batches, settings),
-            PEER: lambda: theirs(contextlib.nullcontext()),
-            PEER_WITH_OUR_KERNELS: lambda: theirs(fast_kernels("auto", CPU, settings.sequence_length)),
+            PEER: theirs,
+            PEER_AS_OURS: lambda: theirs(as_ours=True),
             AS_IT_IS: lambda: our_speed(model, batches, recipes_own),
         },
         runs=1 if options.small else 7,
     )
     ours, peer = speeds["ours"].median, speeds[PEER].median
-    for name in (PEER, PEER_WITH_OUR_KERNELS):
+    for name in (PEER, PEER_AS_OURS):
         yield Row(f"{NAME}, AdamW", "throughput", ours, "tok/s", name, speeds[name].median)
     used = model.config.flops_per_token(settings.sequence_length) / best_product(options.small)
     yield Row(f"{NAME}, AdamW", "MFU", ours * used, "fraction", PEER, peer * used)
@@ -86,18 +87,22 @@ def our_speed(model: GPT, batches: Batches, settings: TrainingSettings) -> float
     return history.tokens / history.seconds
 
 
-def huggingface_speed(
-    model: GPT, batches: Batches, settings: TrainingSettings
-) -> Callable[[AbstractContextManager[object]], float]:
-    """What trains transformers' model inside a given context, and gives tokens a second, its set-up apart.
+def huggingface_speed(model: GPT, batches: Batches, settings: TrainingSettings) -> Callable[..., float]:
+    """What trains transformers' model and gives tokens a second, its set-up apart.
 
-    A plain eager loop with clipping, a fused optimizer and no cache, as transformers' own Trainer has them.
+    A plain eager loop with clipping, a fused optimizer and no cache, as transformers' own Trainer has them; with
+    ``as_ours=True`` in the precision and under the kernels that our loop chooses.
     """
     from bench.cpu.hugging_face import as_huggingface
 
     peer = as_huggingface(model).train()
 
-    def speed(context: AbstractContextManager[object]) -> float:
+    def speed(as_ours: bool = False) -> float:
+        kernels: AbstractContextManager[object] = contextlib.nullcontext()
+        cast: Callable[[], AbstractContextManager[object]] = contextlib.nullcontext
+        if as_ours:
+            kernels = fast_kernels(settings.precision, CPU, settings.sequence_length)
+            cast = autocast(settings.precision, CPU)
         optimizer = torch.optim.AdamW(
             peer.parameters(),
             lr=settings.learning_rate,
@@ -105,10 +110,12 @@ def huggingface_speed(
             weight_decay=settings.weight_decay,
             fused=True,
         )
-        with context:
+        with kernels:
             start = time.perf_counter()
             for step in range(settings.steps):
-                huggingface_loss(peer, *batches.batch(step)).backward()  # type: ignore[no-untyped-call]
+                with cast():
+                    loss = huggingface_loss(peer, *batches.batch(step))
+                loss.backward()  # type: ignore[no-untyped-call]
                 torch.nn.utils.clip_grad_norm_(peer.parameters(), settings.clip_norm)
                 optimizer.step()
                 optimizer.zero_grad()
@@ -132,7 +139,7 @@ def _our_memory(options: Options) -> dict[str, Any]:
 
 def _huggingface_memory(options: Options) -> dict[str, Any]:
     settings = our_settings(options, optimizer="adamw")
-    huggingface_speed(make_model(settings), Batches(settings), settings)(contextlib.nullcontext())
+    huggingface_speed(make_model(settings), Batches(settings), settings)()
     return _peak_memory()
 
 

@@ -61,7 +61,8 @@ class TrainingSettings:
         log_every: Steps between two points of the curves.
         seed: Decides the initial weights, the order of samples, and dropout.
         precision: ``fp32``, ``bf16`` (autocast: weights and optimizer stay fp32), or ``auto``: ``bf16`` on a GPU
-            that has it; on a CPU fp32, by the fastest products it has (:mod:`modelcore.training.precision`).
+            that has it and on a CPU with AVX512_BF16; else fp32, by the fastest products that a CPU has
+            (:mod:`modelcore.training.precision`).
         compile: Whether ``torch.compile`` is used on a GPU; never on a CPU, where compiling costs more than a
             small run wins.
         pad_vocab_to_multiple: The rows of embedding and head are rounded up to a multiple of this while training,

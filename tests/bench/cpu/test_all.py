@@ -14,7 +14,7 @@ ROWS = {
     "processor": {("speed", "")},
     "training": {
         ("throughput", HUGGING_FACE),
-        ("throughput", "Hugging Face, our kernels"),
+        ("throughput", "Hugging Face, our precision and kernels"),
         ("throughput", ""),
         ("MFU", HUGGING_FACE),
         ("peak memory", HUGGING_FACE),

@@ -8,9 +8,19 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(
-    ("precision", "dtype"), [("auto", torch.float32), ("fp32", torch.float32), ("bf16", torch.bfloat16)]
+    ("precision", "capabilities", "dtype"),
+    [
+        ("auto", {"avx512_bf16": True}, torch.bfloat16),
+        ("auto", {"avx512_bf16": False}, torch.float32),
+        ("auto", {"architecture": "aarch64"}, torch.float32),
+        ("fp32", {"avx512_bf16": True}, torch.float32),
+        ("bf16", {"avx512_bf16": False}, torch.bfloat16),
+    ],
 )
-def test_products_on_a_cpu_are_fp32_unless_bf16_is_asked_for(precision, dtype):
+def test_products_on_a_cpu_are_bf16_where_it_has_them_or_they_are_asked_for(
+    precision, capabilities, dtype, monkeypatch
+):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     with autocast(precision, CPU)():
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
 
