@@ -17,7 +17,7 @@ from pipelines import local
 REPOSITORY = Path(__file__).parents[2]
 SMALL = [
     *("--vocab-size", "400", "--steps", "24", "--batch-size", "4", "--sequence-length", "64"),
-    *("--lora-steps", "3", "--lora-rank", "2"),
+    *("--lora-steps", "3", "--lora-rank", "2", "--task-items", "20"),
 ]
 
 

@@ -155,7 +155,7 @@ def distribution_of_texts(model, prompt, sampling, length):
 
 
 @pytest.mark.parametrize("rules", RULES)
-@pytest.mark.parametrize("runs", [500, pytest.param(6_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("runs", [500, pytest.param(3_000, marks=pytest.mark.slow)])
 def test_sampled_texts_have_the_targets_distribution(make_model, assert_distributed, rules, runs):
     """Continuations of three tokens, two of them proposed: taken, refused, and with the target's own on top."""
     target, draft = (make_model(seed=seed, vocab=6, layers=1, width=12, std=0.6) for seed in (1, 2))

@@ -51,7 +51,12 @@ def test_every_stage_works_with_it(tmp_path, kind, model, file):
     )
     exported = convert_checkpoint(checkpoint=native, adapter=tmp_path / "adapter", out=export, to="huggingface")
     score = evaluate(
-        checkpoint=native, export=export, tokens=tokens, heldout=tmp_path / "heldout.txt", out=tmp_path / "evaluation"
+        checkpoint=native,
+        export=export,
+        tokens=tokens,
+        heldout=tmp_path / "heldout.txt",
+        out=tmp_path / "evaluation",
+        task_items=20,
     )
     convert_checkpoint(checkpoint=export, out=tmp_path / "again", to="native")
 
