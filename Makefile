@@ -86,7 +86,7 @@ test: $(VENV)/installed ## Run the tests
 
 .PHONY: test-slow
 test-slow: $(VENV)/installed ## Run the tests that take long: full-size models, many kills, memory limits
-	@$(BIN)/python -m pytest -n 2 -m 'slow and not engine'
+	@$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder -m 'slow and not engine'
 
 .PHONY: test-engine
 test-engine: $(VENV)/installed ## Run the tests that need a container engine and the images of make images

@@ -31,6 +31,22 @@ _LEAKING = (
     "MLFLOW_EXPERIMENT_NAME",
 )
 
+# Those that take minutes begin first, so that in the end no processor is idle while one of them goes on.
+_LONGEST = (
+    "test_one_gib",
+    "test_retrain",
+    "test_local_run",
+    "test_pretrain_killed",
+    "test_finetune_in_one_gib",
+    "test_s3_run",
+    "test_sweep",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Orders modules."""
+    items.sort(key=lambda item: _LONGEST.index(item.path.stem) if item.path.stem in _LONGEST else len(_LONGEST))
+
 
 @pytest.fixture(autouse=True)
 def no_leaking_settings():
