@@ -51,8 +51,8 @@ help: ## Show this list
 	@echo '  bench              LLAMACPP (the folder of a peer to measure beside) ARGS="--help" or names: ARGS="training decoding"'
 	@echo '  bench-gpu          NANOGPT LITGPT GPTFAST ARGS'
 	@echo '  bench-gpus         ARGS'
-	@echo '  images             ENGINE=docker|podman DEVICE=cpu|cuda BASE_IMAGE'
-	@echo '  images-check       ENGINE'
+	@echo '  images             ENGINE=docker|podman DEVICE=cpu|cuda BASE_IMAGE ARGS=--spark'
+	@echo '  images-check       ENGINE ARGS=--spark'
 	@echo '  submit             ENDPOINT EXPERIMENT NAME ARGS="--help", or ARGS="corpus=s3://... instructions=s3://... steps=300"'
 	@echo '  retrain-schedule   ENDPOINT EXPERIMENT NAME ARGS="corpus=s3://... instructions=s3://..."'
 	@echo '  local-pipeline     NAME ARGS="steps=300"'
@@ -120,11 +120,11 @@ bench-gpus: $(VENV)/installed ## Measure how training scales with the GPUs of th
 
 .PHONY: images
 images: $(VENV)/installed ## Build the container images, with docker or podman
-	@$(BIN)/python -m components.images.build $(strip $(call option,ENGINE,engine) $(call option,DEVICE,device) $(call option,BASE_IMAGE,base-image))
+	@$(BIN)/python -m components.images.build $(strip $(call option,ENGINE,engine) $(call option,DEVICE,device) $(call option,BASE_IMAGE,base-image) $(words))
 
 .PHONY: images-check
 images-check: $(VENV)/installed ## Check the images: Dockerfiles, size, user, labels, secrets; write their bills of materials
-	@$(BIN)/python -m components.images.check $(strip $(call option,ENGINE,engine))
+	@$(BIN)/python -m components.images.check $(strip $(call option,ENGINE,engine) $(words))
 
 .PHONY: compile
 compile: $(VENV)/installed ## Compile the pipeline to pipelines/compiled/ and renew the components' READMEs

@@ -166,6 +166,7 @@ def test_the_images_take_the_engine_and_what_they_are_built_from(make, target, o
     assert make(target, ENGINE=NASTY, DEVICE=NASTY) == program
     for variable, option in options.items():
         assert make(target, f"{variable}={NASTY}") == [*program, option, NASTY]
+    assert make(target, "ARGS=--spark") == [*program, "--spark"]
 
 
 def test_clean_removes_the_environment_and_nothing_else(tmp_path, make):
