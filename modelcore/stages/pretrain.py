@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
 import os
 import re
+import tempfile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -91,7 +93,7 @@ def pretrain(
             ``.<name of out>.training`` beside ``out``, removed when the model is complete. With a prefix they are
             written there first and then copied; a copy that fails is warned of, and only the last one's is an error.
             With ``parallel`` fsdp or ``tensor_parallel`` above 1 each process writes its own part, behind the steps, to
-            a folder that all share or right to the prefix.
+            a folder that all share, or by way of its machine's folder for temporary files (``TMPDIR``) to the prefix.
         summary: JSON file for the stage's summary, or None.
 
     Returns:
@@ -278,6 +280,16 @@ def _local_checkpoints(out: Path, uri: str) -> Path:
     return work_folder(out) / f".{out.name}.training"
 
 
+def _scratch(out: Path) -> Path:
+    """Where a process of a sharded run keeps what is on its way to S3, or comes from there.
+
+    That is a disk of its own machine, the one for temporary files where ``MODELCORE_WORK`` names none: ``out`` may lie
+    on one that all processes share.
+    """
+    name = hashlib.sha256(os.fsencode(out.absolute())).hexdigest()[:12]  # two runs at once have two
+    return Path(os.environ.get("MODELCORE_WORK") or tempfile.gettempdir()) / f".{out.name}.{name}.training"
+
+
 def _mirror(uri: str, recipe: Recipe) -> Mirror | None:
     return Mirror(uri, recipe.training.keep_checkpoints) if storage.is_remote(uri) else None
 
@@ -299,10 +311,12 @@ def _checkpoint_place(
         real = Path(os.path.realpath(out))  # a link's target is what is written
         remove_leftovers(real.parent, re.compile(re.escape(real.name)))
     if mirror is None:  # each process of a sharded run writes to S3 by itself
-        if storage.is_remote(uri) and ranks.first:
+        if not storage.is_remote(uri):
+            return CheckpointPlace(local, identity, uri=uri)
+        if ranks.first:
             storage.check_writable(uri)
             push_newest(local, uri, recipe.training.keep_checkpoints)  # of when each process had the whole model
-        return CheckpointPlace(local, identity, uri=uri)
+        return CheckpointPlace(_scratch(out), identity, uri=uri)
     if ranks.first:
         mirror.start(local)
     return CheckpointPlace(local, identity, mirror.save)

@@ -5,12 +5,16 @@ or of the writing of a checkpoint's file.
 """
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+
+from modelcore import storage
 
 pytestmark = pytest.mark.slow
 
@@ -102,3 +106,42 @@ def test_a_run_that_loses_a_process_ends_bit_for_bit_like_one_that_does_not(toke
     for name, tensor in expected.items():
         assert torch.equal(found[name], tensor), name
     assert [path.name for path in (tmp_path / "disturbed").iterdir()] == ["model"]
+
+
+SENDER = """
+import os, sys
+from modelcore import cli
+from modelcore.training import sharded_storage
+
+def save_file(tensors, path, was=sharded_storage.save_file):
+    with open(os.environ["SEEN"], "a") as seen:
+        seen.write(f"{path}\\n")
+    was(tensors, path)
+
+sharded_storage.save_file = save_file
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def test_what_goes_to_s3_in_pieces_lies_on_no_shared_disk_on_its_way(tokens, tmp_path, s3_bucket, s3_server):
+    own, shared = tmp_path / "own", tmp_path / "shared"
+    own.mkdir()
+    shared.mkdir()
+    (tmp_path / "program.py").write_text(SENDER)
+    (tmp_path / "tiny.yaml").write_text(RECIPE)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    stage = ["pretrain", "--tokens", tokens, "--out", shared / "model", "--preset", tmp_path / "tiny.yaml"]
+    place = f"s3://{s3_bucket}/run"
+    environment = os.environ | s3_server.environment | {"TMPDIR": str(own), "SEEN": str(tmp_path / "seen")}
+    environment.pop("MODELCORE_WORK", None)
+    ended = subprocess.run(
+        [*torchrun, tmp_path / "program.py", *stage, "--parallel", "fsdp", "--checkpoint-uri", place],
+        capture_output=True, text=True, timeout=120, env=environment,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    written = (tmp_path / "seen").read_text().splitlines()
+    assert written
+    assert not [path for path in written if not Path(path).is_relative_to(own)]
+    assert storage.list_children(place)
+    assert [path.name for path in shared.iterdir()] == ["model"]
+    assert not [path for path in own.iterdir() if "training" in path.name]
