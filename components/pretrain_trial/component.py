@@ -36,7 +36,8 @@ def pretrain_trial(
         learning_rate: Peak learning rate where the trial names none; 0: the recipe's.
         optimizer: adamw or muon; recipe: the recipe's.
         seed: Seed of the weights and of the order of samples.
-        checkpoint_uri: Path or s3:// prefix for checkpoints, each trial in a folder there; empty: beside the output.
+        checkpoint_uri: Path or s3:// prefix for checkpoints, each trial in a folder there; empty: in the workspace,
+            or where there is none beside the output, until the trial is over.
     """
     from modelcore.stages.pretrain_trial import pretrain_trial
 

@@ -2,7 +2,7 @@
 
 Each job has a folder of its own there, ``jobs/NAME``: ``inputs`` has what it reads and cannot read elsewhere, until no
 job reads it any more; ``output`` and ``summary.json`` are what it leaves. These stay, so that a stage whose pod was
-lost after its job was done finds them.
+lost after its job was done finds them. A trial of a sweep keeps its checkpoints in ``trials``, until it is over.
 """
 
 from __future__ import annotations
@@ -26,13 +26,19 @@ def workspace() -> Path:
     Raises:
         InputError: If it is not there.
     """
-    root = Path(os.environ.get("MODELCORE_WORKSPACE") or MOUNTED)
+    root = _named()
     if not root.is_dir():
         raise InputError(
             f"there is no folder {root} that the job's pods see too; mount the claim aic-gpt-workspace there, or name "
             "another such folder in MODELCORE_WORKSPACE"
         )
     return root
+
+
+def find_workspace() -> Path | None:
+    """Where it is, or None where there is none that can be written."""
+    root = _named()
+    return root if root.is_dir() and os.access(root, os.W_OK | os.X_OK) else None
 
 
 def identify(place: Path | str) -> list[Any]:
@@ -61,6 +67,10 @@ def identify(place: Path | str) -> list[Any]:
 
 def _is_shared(real: Path) -> bool:
     return real.is_relative_to(os.path.realpath(workspace()))
+
+
+def _named() -> Path:
+    return Path(os.environ.get("MODELCORE_WORKSPACE") or MOUNTED)
 
 
 class JobFolder:

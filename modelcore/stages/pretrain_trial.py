@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
+import json
 import logging
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from modelcore.atomic import atomic_directory, write_json, write_text
+from modelcore.cluster.workspace import find_workspace
 from modelcore.errors import InputError, first_line
 from modelcore.gptx import GPTConfig
 from modelcore.stages.pretrain import pretrain
 from modelcore.stages.stage import StageSummary
 from modelcore.training import DEFAULT_RECIPE, Recipe, load_recipe
+from modelcore.training.checkpoint_list import remove_checkpoints
 from modelcore.training.recipe import TrainingSettings
 
 logger = logging.getLogger(__name__)
@@ -55,7 +60,9 @@ def pretrain_trial(
         learning_rate: As of pretrain.
         optimizer: As of pretrain.
         seed: As of pretrain.
-        checkpoint_uri: Place for checkpoints, this trial's in a folder there; empty: beside ``out``.
+        checkpoint_uri: Place for checkpoints, this trial's in a folder there; empty: in the workspace that jobs share,
+            where there is one (:mod:`modelcore.cluster.workspace`), so that a trial whose pod was stopped goes on from
+            them in the next; else beside ``out``. Those without a place of their own go when the trial is over.
         summary: JSON file for the summary of pretraining; of a trial that failed one without results but ``failure``.
 
     Returns:
@@ -74,12 +81,13 @@ def pretrain_trial(
         "seed": seed,
     } | {key: changes[key] for key in _ARGUMENTS if key in changes}
     name = trial_name(trial)
-    place = f"{checkpoint_uri.rstrip('/')}/{name}" if checkpoint_uri else ""
+    own = None if checkpoint_uri else _place_in_workspace(out, [str(tokens), trial, preset, given])
+    place = f"{checkpoint_uri.rstrip('/')}/{name}" if checkpoint_uri else str(own or "")
     with tempfile.TemporaryDirectory() as scratch:
         try:
             file = Path(scratch) / f"{name}.yaml"
             _write_recipe(file, load_recipe(preset), changes)
-            return pretrain(tokens=tokens, out=out, preset=str(file), checkpoint_uri=place, summary=summary, **given)
+            done = pretrain(tokens=tokens, out=out, preset=str(file), checkpoint_uri=place, summary=summary, **given)
         except Exception as error:  # whatever it was, the other trials may do better
             reason = first_line(error)
             logger.warning("trial=%s failed: %s", name, reason)
@@ -87,7 +95,22 @@ def pretrain_trial(
                 write_json(fresh / FAILURE_FILE, {"trial": name, "reason": reason})
             failed = StageSummary("pretrain", parameters={"trial": name}, results={"failure": reason})
             failed.save(Path(summary))
-            return failed
+            done = failed
+    if own is not None:
+        remove_checkpoints(own)
+    return done
+
+
+def _place_in_workspace(out: Path, asked: Sequence[Any]) -> Path | None:
+    """Where a trial's checkpoints outlive its pod; None where there is no workspace.
+
+    KFP gives each task of each run a place of its own for its output, the same one to all attempts at it.
+    """
+    root = find_workspace()
+    if root is None:
+        return None
+    identity = json.dumps([str(out.absolute()), *asked])
+    return root / "trials" / hashlib.sha256(identity.encode()).hexdigest()[:20]
 
 
 def parse_trial(trial: str) -> dict[str, Any]:

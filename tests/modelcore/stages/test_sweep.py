@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from modelcore.stages.pretrain_trial import parse_trial, pretrain_trial, trial_n
 from modelcore.stages.stage import StageSummary
 from modelcore.tokenizers import Tokenizer
 from modelcore.tokenizers.training import train_sentencepiece
+from modelcore.training.state import save_checkpoint
 
 SMALL = {"steps": 3, "batch_size": 2, "sequence_length": 32}
 
@@ -129,3 +131,49 @@ def test_what_is_no_change_ends_the_sweep_with_one_line(trial, tokens, tmp_path)
     with pytest.raises(InputError, match=rf"^trial '{trial}': "):
         pretrain_trial(tokens=tokens, out=tmp_path / "model", trial=trial, summary=tmp_path / "summary", **SMALL)
     assert not (tmp_path / "model").exists()
+
+
+class Killed(BaseException):
+    """The pod is stopped; nothing in the stage catches this."""
+
+
+@pytest.fixture
+def workspace(tmp_path, monkeypatch):
+    folder = tmp_path / "workspace"
+    folder.mkdir()
+    monkeypatch.setenv("MODELCORE_WORKSPACE", str(folder))
+    return folder
+
+
+def test_a_trial_whose_pod_was_stopped_goes_on_in_the_next_and_leaves_nothing(tokens, tmp_path, workspace, monkeypatch):
+    trial = {"tokens": tokens, "trial": "n_layers=1 checkpoint_every=2", **SMALL, "steps": 6}
+    undisturbed = pretrain_trial(out=tmp_path / "other" / "model", summary=tmp_path / "other.json", **trial)
+    assert list(workspace.rglob("*")) == [workspace / "trials"]
+
+    saved = []
+
+    def save(folder, step, *arguments, **named):
+        saved.append(step)
+        path = save_checkpoint(folder, step, *arguments, **named)
+        if saved == [2, 4]:
+            raise Killed
+        return path
+
+    monkeypatch.setattr("modelcore.training.checkpoints.save_checkpoint", save)
+    pod = tmp_path / "pod"
+    with pytest.raises(Killed):
+        pretrain_trial(out=pod / "model", summary=tmp_path / "summary", **trial)
+    shutil.rmtree(pod, ignore_errors=True)  # as its disk does
+    resumed = pretrain_trial(out=pod / "model", summary=tmp_path / "summary", **trial)
+    assert saved == [2, 4, 6]
+    assert resumed.results["loss"] == undisturbed.results["loss"]
+    assert list(workspace.rglob("*")) == [workspace / "trials"]
+
+
+def test_a_trial_that_failed_leaves_nothing_in_the_workspace(tokens, tmp_path, workspace):
+    failed = pretrain_trial(
+        tokens=tokens, out=tmp_path / "model", summary=tmp_path / "summary", **SMALL | {"steps": 60},
+        trial="learning_rate=1e30 optimizer=adamw clip_norm=0 checkpoint_every=1",
+    )  # fmt: skip
+    assert "failure" in failed.results
+    assert not [path for path in workspace.rglob("*") if path != workspace / "trials"]
