@@ -151,6 +151,9 @@ def pretrain(
                 sharding=sharding,
             )
             trained = sharding.whole_model()
+            if storage.is_remote(checkpoints.uri):
+                with contextlib.suppress(OSError):  # another process has removed it
+                    checkpoints.folder.rmdir()
 
         rate = history.tokens / history.seconds
         mfu = history.loss_curve["mfu"][-1] / history.loss_curve["tokens_per_second"][-1] * rate

@@ -8,7 +8,6 @@ another strategy, or by one process; and a run under FSDP may resume what one pr
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 from collections.abc import Mapping
@@ -70,9 +69,6 @@ class ShardedCheckpoints:
 
     def __exit__(self, *error: object) -> None:
         self._pool.shutdown()
-        if storage.is_remote(self._place):
-            with contextlib.suppress(OSError):  # another process has removed it, or nothing was written
-                self._scratch.rmdir()
 
     def resume(self, model: GPT, parts: Mapping[str, Part]) -> dict[str, Any] | None:
         """Puts the newest complete checkpoint in place, sharded or not, whatever number of processes wrote it.
