@@ -90,6 +90,23 @@ def list_children(uri: str | Path) -> list[str]:
         return sorted({each.key[len(prefix) :].partition("/")[0] for each in _objects(bucket, prefix)})
 
 
+def list_files(uri: str | Path) -> dict[str, tuple[str, int]]:
+    """Address and bytes of each object under the ``s3://`` address ``uri``, or of that very object, by its name.
+
+    Raises:
+        InputError: If there is nothing, or S3 refuses.
+    """
+    bucket, key = _bucket_and_key(uri)
+    prefix = _as_prefix(key)
+    with one_line_errors(uri):
+        if (listed := _object(bucket, key)) is not None:
+            return {PurePosixPath(key).name: (listed.address, listed.size)}
+        found = {each.key[len(prefix) :]: (each.address, each.size) for each in _objects(bucket, prefix)}
+    if not found:
+        raise InputError(f"{uri} does not exist: no object has that name or begins with {prefix!r}")
+    return found
+
+
 def check_writable(uri: str | Path) -> None:
     """Makes sure that something can be written under the ``s3://`` address ``uri``, by writing and deleting an object.
 

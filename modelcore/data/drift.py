@@ -109,7 +109,7 @@ class SampledText:
         lengths: Tokens of each document, int64.
         n_bytes: UTF-8 bytes of the documents.
         vocab_size: Ids of the vocabulary.
-        documents: Documents of the whole corpus.
+        documents: Documents that they were drawn from.
     """
 
     tokens: npt.NDArray[np.int64]
@@ -127,14 +127,31 @@ class SampledText:
         return self.tokens[start : start + length]
 
 
-def sample_texts(
-    texts: Iterable[str], tokenizer: Tokenizer, *, sample_bytes: int = SAMPLE_BYTES, seed: int = 0
-) -> SampledText:
-    """Draws whole documents from a stream of any length, each with the same chance, and encodes them.
+@dataclass(frozen=True)
+class DrawnTexts:
+    """Documents drawn from a corpus.
+
+    Attributes:
+        texts: The documents, in their order.
+        n_bytes: UTF-8 bytes of them.
+        documents: Documents that they were drawn from.
+    """
+
+    texts: list[str]
+    n_bytes: int
+    documents: int
+
+    def encode(self, tokenizer: Tokenizer) -> SampledText:
+        """The documents' tokens."""
+        ids, lengths = tokenizer.encode_batch(self.texts, eos=True)
+        return SampledText(ids.astype(np.int64), lengths, self.n_bytes, tokenizer.vocab_size, self.documents)
+
+
+def draw_texts(texts: Iterable[str], *, sample_bytes: int = SAMPLE_BYTES, seed: int = 0) -> DrawnTexts:
+    """Draws whole documents from a stream of any length, each with the same chance.
 
     Args:
         texts: The documents.
-        tokenizer: Encodes them.
         sample_bytes: Most bytes to keep; a single document may be larger.
         seed: Of the draw.
 
@@ -153,8 +170,7 @@ def sample_texts(
             size -= heapq.heappop(kept)[3]
     if not documents:
         raise InputError("there is no document to look at; give a corpus that holds text")
-    ids, lengths = tokenizer.encode_batch([text for _, _, text, _ in sorted(kept, key=lambda one: one[1])], eos=True)
-    return SampledText(ids.astype(np.int64), lengths, size, tokenizer.vocab_size, documents)
+    return DrawnTexts([text for _, _, text, _ in sorted(kept, key=lambda one: one[1])], size, documents)
 
 
 def profile_sample(sample: SampledText, tokenizer: Tokenizer) -> TextProfile:

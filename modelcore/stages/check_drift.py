@@ -10,29 +10,29 @@ from typing import Any, Literal
 
 from modelcore import registry
 from modelcore.atomic import write_json, write_text
+from modelcore.data.corpus_draw import draw_files
 from modelcore.data.drift import (
     ENOUGH_DOCUMENTS,
     LENGTH_BINS,
     SAMPLE_BYTES,
+    DrawnTexts,
     Limits,
     SampledText,
     TextProfile,
     compare,
+    draw_texts,
     frequency_bands,
     profile_sample,
     profile_split,
-    sample_texts,
     token_shifts,
 )
 from modelcore.data.shards import open_split
-from modelcore.data.sources import read_records
 from modelcore.errors import InputError
 from modelcore.evaluation.drift_page import GENERATOR, render_drift
 from modelcore.files import read_json
 from modelcore.stages.outputs import Output
 from modelcore.stages.stage import Scalar, Stage, StageSummary
-from modelcore.stages.work import downloads
-from modelcore.storage import localize
+from modelcore.stages.work import scratch_beside
 from modelcore.tokenizers import Tokenizer
 
 REFERENCE = "reference"
@@ -85,7 +85,8 @@ def check_drift(
         out: The report to write, one HTML page.
         model_name: Name in the registry.
         text_field: Field (.jsonl) or column (.parquet) that holds the text.
-        sample_bytes: Text to look at: whole documents, drawn from all of the corpus.
+        sample_bytes: Text to look at: whole documents, drawn from all of the corpus; of one that is larger than a GiB,
+            from files of it that have one.
         score_bytes: Of that, text that the champion predicts; 0: the model is not fetched, nor asked.
         max_token_distance: Limit, as the following ones: :class:`modelcore.data.drift.Limits`.
         max_length_psi: Limit.
@@ -106,7 +107,7 @@ def check_drift(
     out = Path(out)
     with (
         Stage("check_drift", parameters, outputs={out: PAGE}, summary=summary) as stage,
-        downloads(out) as downloaded,
+        scratch_beside(out, "check-drift") as fetched,
         tempfile.TemporaryDirectory() as scratch,
     ):
         limits = Limits(
@@ -117,7 +118,8 @@ def check_drift(
         registry.check_name(model_name)
         if not os.environ.get("MLFLOW_TRACKING_URI"):
             raise InputError("MLFLOW_TRACKING_URI is not set; the champion is asked for there: sqlite:///mlflow.db")
-        source = localize(corpus, downloaded / "corpus")
+        files = draw_files(corpus, seed=seed)
+        drawn: DrawnTexts | None = None
 
         champion = registry.find_alias(model_name, "champion")
         candidate = registry.find_alias(model_name, "candidate")
@@ -132,13 +134,18 @@ def check_drift(
             if not registry.download_beside(model_name, version.version, REFERENCE, place):
                 continue
             asked = score_bytes if title == "champion" else 0
+            if drawn is None:
+                # What cannot be read, or is blank, validate_data sets aside.
+                texts = (each.text for each in files.read(fetched, text_field) if each.text and not each.text.isspace())
+                drawn = draw_texts(texts, sample_bytes=sample_bytes, seed=seed)
             against.append(
                 {"title": title, "version": version.version}
-                | _compare(place, version, source, text_field, model_name, limits, sample_bytes, asked, seed)
+                | _compare(place, version, drawn, model_name, limits, asked)
             )
         decision, reason = _decide(against, champion)
         figures = against[0]["figures"] if against else {}
         stage.results.update({"decision": decision, "reason": reason, "model_name": model_name} | figures)
+        stage.results.update(files=files.found, files_read=len(files.addresses) if against else 0)
         stage.results["champion_version"] = champion.version if champion is not None else None
         if against:
             stage.series.update(against[0]["series"])
@@ -154,21 +161,16 @@ def check_drift(
 def _compare(
     place: Path,
     version: registry.RegisteredVersion,
-    source: Path,
-    text_field: str,
+    drawn: DrawnTexts,
     model_name: str,
     limits: Limits,
-    sample_bytes: int,
     score_bytes: int,
-    seed: int,
 ) -> dict[str, Any]:
     """How far the corpus is from the text of one registered version."""
     folder = place / REFERENCE
     tokenizer = Tokenizer.load(folder)
     reference = TextProfile.from_dict(read_json(folder / PROFILE_FILE))
-    # What cannot be read, or is blank, validate_data sets aside.
-    texts = (record.text for record in read_records(source, text_field) if record.text and not record.text.isspace())
-    sample = sample_texts(texts, tokenizer, sample_bytes=sample_bytes, seed=seed)
+    sample = drawn.encode(tokenizer)
     profile = profile_sample(sample, tokenizer)
     own = _own_score(version) if score_bytes else None
     score = _score(place, version, model_name, tokenizer, sample, score_bytes) if own is not None else None

@@ -18,12 +18,12 @@ from modelcore.data.drift import (
     TextProfile,
     compare,
     distance_beyond_chance,
+    draw_texts,
     frequency_bands,
     jensen_shannon_distance,
     population_stability_index,
     profile_sample,
     profile_split,
-    sample_texts,
     token_shifts,
 )
 from modelcore.data.shards import open_split, write_tokens
@@ -48,7 +48,7 @@ def paragraphs(text):
 
 
 def profile(texts, tokenizer, **options):
-    return profile_sample(sample_texts(texts, tokenizer, **options), tokenizer)
+    return profile_sample(draw_texts(texts, **options).encode(tokenizer), tokenizer)
 
 
 @given(COUNTS, COUNTS)
@@ -105,10 +105,11 @@ def test_a_profile_survives_json_and_anything_else_is_refused(tokenizer):
 def test_a_large_corpus_is_sampled_evenly_in_whole_documents_and_by_the_seed(tokenizer):
     texts = [f"{number:04} " + "word " * random.Random(number).randrange(1, 40) for number in range(2_000)]
     drawn = [
-        tokenizer.decode(sample_texts(texts, tokenizer, sample_bytes=20_000, seed=seed).tokens) for seed in (0, 0, 1)
+        tokenizer.decode(draw_texts(texts, sample_bytes=20_000, seed=seed).encode(tokenizer).tokens)
+        for seed in (0, 0, 1)
     ]
     assert drawn[0] == drawn[1] != drawn[2]
-    sample = sample_texts(iter(texts), tokenizer, sample_bytes=20_000)
+    sample = draw_texts(iter(texts), sample_bytes=20_000).encode(tokenizer)
     assert 15_000 < sample.n_bytes <= 20_000
     assert sample.documents == 2_000
     assert sample.n_tokens == sample.lengths.sum() == len(sample.tokens)
@@ -117,9 +118,9 @@ def test_a_large_corpus_is_sampled_evenly_in_whole_documents_and_by_the_seed(tok
 
 
 def test_a_single_document_larger_than_the_sample_is_taken_whole(tokenizer):
-    assert sample_texts([EMMA[:9_000]], tokenizer, sample_bytes=10).n_bytes == len(EMMA[:9_000].encode())
+    assert draw_texts([EMMA[:9_000]], sample_bytes=10).n_bytes == len(EMMA[:9_000].encode())
     with pytest.raises(InputError, match="there is no document"):
-        sample_texts([], tokenizer)
+        draw_texts([])
 
 
 def test_another_part_of_the_same_novel_is_of_its_kind_and_python_code_is_not(tokenizer):
