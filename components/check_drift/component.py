@@ -31,8 +31,7 @@ def check_drift(
         corpus: A file, folder or s3:// prefix of .txt, .jsonl or .parquet, compressed or not.
         model_name: Name in MLflow's model registry, whose version @champion is asked for.
         text_field: Field of a JSONL line or parquet row that holds the text.
-        sample_bytes: Text to look at: whole documents, drawn from all of the corpus; of one that is larger than a GiB,
-            from files of it that have one.
+        sample_bytes: Text to look at: whole documents, drawn from all of the corpus; of a large one, from a GiB of it.
         score_bytes: Of that, text that the champion predicts; 0: the model is not fetched, nor asked.
         max_token_distance: Largest Jensen-Shannon distance of the distributions of tokens, beyond chance.
         max_length_psi: Largest population stability index of the documents' lengths.
