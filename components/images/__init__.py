@@ -41,5 +41,5 @@ IMAGES = (
     Image(LAUNCHER_IMAGE, "components/images/launcher.Dockerfile", 350),
     Image(MLFLOW_IMAGE, "mlflow/Dockerfile", 700),
 )
-SPARK = Image(SPARK_IMAGE, "components/images/spark.Dockerfile", 1350, built_on=DATA_IMAGE)
+SPARK = Image(SPARK_IMAGE, "components/images/spark.Dockerfile", 1250, built_on=DATA_IMAGE)
 """Only a cluster with Spark needs it, and making it takes minutes: it is built when it is asked for."""

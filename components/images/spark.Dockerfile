@@ -26,7 +26,8 @@ USER 0:0
 # Hadoop's library, which opens files for Spark, fails without one.
 # hadolint ignore=DL3008
 RUN mkdir -p /usr/share/man/man1 \
- && apt-get update && apt-get install --yes --no-install-recommends default-jre-headless && rm -rf /var/lib/apt/lists/* \
+ && apt-get update && apt-get install --yes --no-install-recommends default-jre-headless \
+ && apt-get clean && rm -rf /var/lib/apt/lists/* \
  && groupadd --gid 10001 spark \
  && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin spark
 
