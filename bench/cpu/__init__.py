@@ -8,6 +8,7 @@ BENCHMARKS: tuple[str, ...] = (
     "tokenization",
     "loader",
     "checkpoints",
+    "sharded_checkpoints",
     "stages",
 )
 """The modules, in the order they run."""

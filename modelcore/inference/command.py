@@ -18,7 +18,7 @@ def run_generate(options: argparse.Namespace) -> int:
     """Writes what follows the prompt to standard output, piece by piece; everything else goes to standard error.
 
     Args:
-        options: The command's options, as :mod:`modelcore.cli` describes them.
+        options: The command's options, as :mod:`modelcore.commands` describes them.
 
     Returns:
         The exit status, 0.

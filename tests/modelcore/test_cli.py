@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from modelcore.cli import build_parser, main
+from modelcore.cli import main
+from modelcore.commands import build_parser
 from modelcore.gptx import GPT, GPTConfig
 from modelcore.inference import SamplingConfig, TextGenerator
 from modelcore.models import save_model
@@ -83,7 +84,7 @@ def test_help_tells_defaults_but_not_that_there_is_none(capsys):
 
 
 def test_help_needs_no_heavy_library():
-    code = "import sys; from modelcore.cli import build_parser; build_parser(); sys.exit('torch' in sys.modules)"
+    code = "import sys; from modelcore.commands import build_parser; build_parser(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -117,7 +117,7 @@ def test_stages_that_read_or_write_object_storage_may_find_its_key_in_a_secret_t
 
 def test_defaults_are_the_stages_own():
     """One default a setting: the pipeline, the command line and the stage must not drift apart."""
-    from modelcore.cli import build_parser
+    from modelcore.commands import build_parser
     from modelcore.stages.finetune_lora import finetune_lora
     from modelcore.stages.pretrain import pretrain
     from modelcore.stages.train_tokenizer import train_tokenizer

@@ -36,12 +36,17 @@ ROWS = {
         ("save", "save_pretrained"),
         ("load and first pass", "from_pretrained"),
     },
+    "sharded_checkpoints": {
+        ("save", "torch DCP"),
+        ("load", "torch DCP"),
+        ("a step waits", "torch DCP, async_save"),
+    },
     "stages": {("start-up", "")},
 }
 
 
-# These start several processes that import transformers.
-LONG = ("training", "first_token")
+# These start several processes, which import much.
+LONG = ("training", "first_token", "sharded_checkpoints")
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG)) for name in BENCHMARKS])

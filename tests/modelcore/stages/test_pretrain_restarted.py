@@ -63,7 +63,7 @@ sys.exit(cli.main())
 """
 
 
-def launch(size, tokens, out, moments):
+def launch(size, tokens, out, moments, layout):
     out.parent.mkdir()
     for name, text in (("program.py", PROGRAM), ("tiny.yaml", RECIPE)):
         (out.parent.parent / name).write_text(text)
@@ -77,6 +77,7 @@ def launch(size, tokens, out, moments):
             *program,
             "--preset",
             out.parent.parent / "tiny.yaml",
+            *layout,
         ],
         capture_output=True,
         text=True,
@@ -88,16 +89,19 @@ def weights(folder):
     return load_file(folder / "model.safetensors")
 
 
+# By step 10 checkpoint 4 is there: the one of step 8, written behind the steps, has waited for it.
 @pytest.mark.parametrize(
-    ("size", "moments"),
+    ("size", "layout", "moments"),
     [
-        (2, {0: (1, "file", "step-00000008")}),
-        (4, {0: (3, "step", 6), 1: (0, "file", "step-00000008")}),
+        (2, [], {0: (1, "file", "step-00000008")}),
+        (4, [], {0: (3, "step", 10), 1: (0, "file", "step-00000012")}),
+        (2, ["--parallel", "ddp"], {0: (1, "step", 6)}),
+        (2, ["--parallel", "ddp", "--tensor-parallel", "2"], {0: (0, "step", 10)}),
     ],
 )
-def test_a_run_that_loses_a_process_ends_bit_for_bit_like_one_that_does_not(tokens, tmp_path, size, moments):
-    assert launch(size, tokens, tmp_path / "undisturbed" / "model", {}).returncode == 0
-    disturbed = launch(size, tokens, tmp_path / "disturbed" / "model", moments)
+def test_a_run_that_loses_a_process_ends_bit_for_bit_like_one_that_does_not(tokens, tmp_path, size, layout, moments):
+    assert launch(size, tokens, tmp_path / "undisturbed" / "model", {}, layout).returncode == 0
+    disturbed = launch(size, tokens, tmp_path / "disturbed" / "model", moments, layout)
     assert disturbed.returncode == 0, disturbed.stderr
     assert disturbed.stderr.count("stage=pretrain status=started") == 1 + len(moments)
     assert disturbed.stderr.count("resumes from") == len(moments)

@@ -4,8 +4,10 @@ import re
 
 import numpy as np
 import pytest
+import torch
 
 from modelcore.errors import InputError
+from modelcore.gptx import transformer
 from modelcore.training import TrainingSettings, train
 from modelcore.training.heldout import Heldout
 from modelcore.training.parallel import Ranks
@@ -162,3 +164,29 @@ def test_one_process_alone_has_nothing_to_shard():
     expected, _, theirs = learn(Ranks(), LLAMA)
     assert history.loss_curve["loss"] == expected.loss_curve["loss"]
     assert all(np.array_equal(weights[name], theirs[name]) for name in theirs)
+
+
+def learn_compiled(ranks, cases):
+    """What :func:`learn_all` gives, without and with compiled blocks, and how many graphs were compiled."""
+    from torch._dynamo.testing import CompileCounterWithBackend  # imports the compiler
+
+    as_they_are = learn_all(ranks, cases)
+    compiler = CompileCounterWithBackend("aot_eager")
+    run, transformer._run = transformer._run, torch.compile(transformer._run, backend=compiler)
+    try:
+        return as_they_are, learn_all(ranks, cases), compiler.frame_count
+    finally:
+        transformer._run = run
+        torch._dynamo.reset()
+
+
+@pytest.mark.slow
+def test_compiled_blocks_learn_the_same_in_shards_and_with_shared_matrices():
+    """Traced by the compiler, backward pass included; not run through its code generator, which takes minutes here."""
+    cases = [(LLAMA, {"steps": 4} | layout) for layout in (FSDP, TP)]
+    for as_they_are, compiled, graphs in on_ranks(2, learn_compiled, cases):
+        assert graphs > len(cases)  # a block and a norm each, at least
+        for (expected, *_), (history, *_) in zip(as_they_are, compiled, strict=True):
+            losses = expected.loss_curve["loss"]
+            assert losses[-1] < losses[0]
+            np.testing.assert_allclose(history.loss_curve["loss"], losses, rtol=0, atol=1e-5)
