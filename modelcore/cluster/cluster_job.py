@@ -147,3 +147,12 @@ class ClusterJob(ABC):
             field_selector=f"metadata.name={self.name}",
             ended=ended,
         )
+
+
+def literal(text: str) -> str:
+    """A text that Kubernetes, which replaces ``$(NAME)`` in commands and variables, leaves as it is.
+
+    So no name of a run or a recipe can spell the value of a secret:
+    https://kubernetes.io/docs/tasks/inject-data-application/define-interdependent-environment-variables/.
+    """
+    return text.replace("$", "$$")

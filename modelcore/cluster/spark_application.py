@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from modelcore import storage
-from modelcore.cluster.cluster_job import ClusterJob
+from modelcore.cluster.cluster_job import ClusterJob, literal
 from modelcore.cluster.connection import Object
 from modelcore.cluster.job_stage import run_job
 from modelcore.cluster.pipeline_run import PipelineRun
@@ -120,7 +120,8 @@ def _state(found: Object) -> str:
 def _manifest(
     name: str, stage: str, call: Object, executors: int, image: str, run: PipelineRun, labels: dict[str, str]
 ) -> dict[str, Any]:
-    variables: list[Object] = [{"name": key, "value": value} for key, value in run.tracking_environment().items()]
+    tracking = run.tracking_environment()
+    variables: list[Object] = [{"name": key, "value": literal(value)} for key, value in tracking.items()]
     variables += [_secret(key, _STORAGE, key) for key in storage.VARIABLES]
     variables += [_secret(f"MLFLOW_TRACKING_{key.upper()}", _TRACKING, key) for key in ("username", "password")]
     pod = {
@@ -148,7 +149,7 @@ def _manifest(
             "image": image,
             "imagePullPolicy": "IfNotPresent",
             "mainApplicationFile": PROGRAM,
-            "arguments": [stage, json.dumps(call)],
+            "arguments": [stage, literal(json.dumps(call))],
             # The stage's own retries make a new application; what was wrong with the input stays wrong.
             "restartPolicy": {"type": "Never"},
             "driver": pod | {"cores": 1, "memory": "1g", "memoryOverhead": "2g", "env": variables},

@@ -16,7 +16,7 @@ from kubeflow_trainer_api import models
 from kubernetes import client
 from kubernetes.utils import parse_quantity
 
-from modelcore.cluster.cluster_job import ClusterJob
+from modelcore.cluster.cluster_job import ClusterJob, literal
 from modelcore.cluster.connection import Cluster, Object
 from modelcore.errors import InputError
 
@@ -114,7 +114,7 @@ def _manifest(cluster: Cluster, spec: TrainJobSpec) -> Object:
     kind, runtime = _runtime(cluster, spec.runtime)
     queue = {key: value for key, value in runtime["metadata"].get("labels", {}).items() if key.startswith(_QUEUE)}
     environment = [
-        models.IoK8sApiCoreV1EnvVar(name=name, value=_literal(value)) for name, value in spec.environment.items()
+        models.IoK8sApiCoreV1EnvVar(name=name, value=literal(value)) for name, value in spec.environment.items()
     ]
     job = models.TrainerV1alpha1TrainJob(
         apiVersion=constants.API_VERSION,
@@ -130,7 +130,7 @@ def _manifest(cluster: Cluster, spec: TrainJobSpec) -> Object:
         spec=models.TrainerV1alpha1TrainJobSpec(
             runtimeRef=models.TrainerV1alpha1RuntimeRef(apiGroup=constants.GROUP, kind=kind, name=spec.runtime),
             trainer=models.TrainerV1alpha1Trainer(
-                command=[_literal(word) for word in spec.command],
+                command=[literal(word) for word in spec.command],
                 env=environment or None,
                 numNodes=spec.nodes,
                 numProcPerNode=spec.processes_per_node,
@@ -139,15 +139,6 @@ def _manifest(cluster: Cluster, spec: TrainJobSpec) -> Object:
         ),
     )
     return dict(job.to_dict())
-
-
-def _literal(text: str) -> str:
-    """A text that Kubernetes, which replaces ``$(NAME)`` in commands and variables, leaves as it is.
-
-    So no name of a run or a recipe can spell the value of a secret:
-    https://kubernetes.io/docs/tasks/inject-data-application/define-interdependent-environment-variables/.
-    """
-    return text.replace("$", "$$")
 
 
 def _runtime(cluster: Cluster, name: str) -> tuple[str, Object]:

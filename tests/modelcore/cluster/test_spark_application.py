@@ -12,6 +12,7 @@ from modelcore.errors import InputError
 from modelcore.stages.stage import StageSummary
 from modelcore.stages.text_on_spark import tokenize_corpus_spark, validate_data_spark
 from tests.servers.kubernetes_api import Lost
+from tests.servers.train_jobs import started_with
 
 KIND = "SparkApplication"
 RULES = Path(__file__).parents[3] / "manifests" / "overlays" / "enterprise" / "spark" / "pipeline-runner.yaml"
@@ -31,7 +32,7 @@ class Operator:
         return self.application()["metadata"]["name"]
 
     def call(self):
-        stage, arguments = self.application()["spec"]["arguments"]
+        stage, arguments = started_with(self.application()["spec"]["arguments"])
         return stage, json.loads(arguments)
 
     def run(self):
@@ -99,6 +100,18 @@ def test_it_makes_an_application_follows_it_and_brings_home_every_output(validat
     assert spec["driver"]["serviceAccount"] == "aic-gpt-spark"
     assert {"name": "workspace", "mountPath": "/workspace"} in spec["executor"]["volumeMounts"]
     told(f"SparkApplication kubeflow/{operator.name} is complete")
+
+
+def test_names_with_odd_characters_reach_the_application_as_they_are_and_spell_no_secret(
+    validate, operator, meanwhile, monkeypatch
+):
+    name = "a $(AWS_SECRET_ACCESS_KEY) $$ b"
+    monkeypatch.setenv("KFP_RUN_NAME", name)
+    meanwhile(lambda: good_life(operator))
+    validate(corpus=f"s3://bucket/{name}")
+    assert operator.call()[1]["corpus"] == f"s3://bucket/{name}"
+    values = {each["name"]: each.get("value") for each in operator.application()["spec"]["driver"]["env"]}
+    assert started_with([values["KFP_RUN_NAME"]]) == [name]
 
 
 def test_tokens_come_home_and_what_only_this_pod_sees_is_shared(workspace, operator, meanwhile, tmp_path):
