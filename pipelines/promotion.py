@@ -208,7 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _bucket(file: Path) -> str:
     bucket = enterprise_values.read(file).get("MODELS_BUCKET", "")
     if not bucket or "example" in bucket:
-        raise InputError(f"MODELS_BUCKET in {file} is not set; set it, or give --models")
+        raise InputError(f"MODELS_BUCKET in {file} is not set, or still the example's; set it, or give --models")
     return bucket
 
 

@@ -231,10 +231,10 @@ def _figures(separated: Separated, quarantine: Quarantine) -> dict[str, Any]:
 
 def _judge(separated: Separated, quarantine: Quarantine, max_bad_fraction: float) -> None:
     counted = ", ".join(f"{count:,} {reason}" for reason, count in quarantine.reasons.most_common())
-    bad = f"{quarantine.rows:,} of {separated.documents:,} documents are bad ({counted})"
-    if removed := ", ".join(f"{of.documents:,} {name}" for name, of in separated.removed.items() if of.documents):
-        bad += f", and filters left out {removed}"
-    named = f": {quarantine.summary()}"
+    bad = f"{quarantine.rows:,} of {separated.documents:,} documents are bad" + (f" ({counted})" if counted else "")
+    if removed := ", ".join(f"{of.documents:,} by {name}" for name, of in separated.removed.items() if of.documents):
+        bad += f", and filters left out {removed} ({FILTERS_FILE} tells why)"
+    named = f": {quarantine.summary()}" if quarantine.rows else ""
     if not separated.documents:
         raise _UnfitError("the corpus holds no document: every file is empty")
     if quarantine.rows > max_bad_fraction * separated.documents:

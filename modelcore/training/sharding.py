@@ -184,7 +184,8 @@ def shard(model: GPT, settings: TrainingSettings, ranks: Ranks) -> Sharding:
         return Sharding(model, ranks)
     if settings.optimizer == "muon":
         raise InputError(
-            "optimizer is muon, which needs whole matrices; with parallel fsdp or tensor_parallel above 1 use adamw"
+            "optimizer is muon, which needs whole matrices; with parallel fsdp or tensor_parallel above 1 take "
+            "optimizer adamw"
         )
     if tensor_parallel > 1:
         from modelcore.training.tensor_parallel import check_tensor_parallel, cuts_of, share_matrices
