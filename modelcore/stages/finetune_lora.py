@@ -24,7 +24,7 @@ from modelcore.storage import localize
 from modelcore.tokenizers import Tokenizer
 from modelcore.training import TrainingSettings, train
 from modelcore.training.parallel import join
-from modelcore.training.sharding import shard
+from modelcore.training.sharding import check_alike, shard
 
 DEFAULT_RANK = 8
 DEFAULT_ALPHA = 16.0
@@ -156,6 +156,7 @@ def finetune_lora(
         add_lora(model, lora)
         batches = ReplyBatches(learned, batch_size, tokenizer.pad_id, seed)
         with join(device) as ranks:
+            check_alike(settings, given.digest, ranks)
             history = train(
                 model,
                 batches,

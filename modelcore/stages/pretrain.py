@@ -29,7 +29,7 @@ from modelcore.training.checkpoint_list import claim, remove_checkpoints
 from modelcore.training.heldout import Heldout
 from modelcore.training.mirror import Mirror, push_newest
 from modelcore.training.parallel import Ranks, join
-from modelcore.training.sharding import build
+from modelcore.training.sharding import build, check_alike
 
 # Settings that do not decide which weights come out; a run may resume with others.
 _BOOKKEEPING = (
@@ -134,6 +134,7 @@ def pretrain(
 
         torch.set_flush_denormal(True)  # denormal numbers cost a CPU a hundred times a normal one's time
         with join(chosen) as ranks:
+            check_alike(settings, split.digest, ranks)
             sharding = build(config, settings, ranks)
             if ranks.first:
                 claimed.enter_context(claim(_local_checkpoints(out, checkpoint_uri)))
@@ -193,10 +194,11 @@ def pretrain(
                 write_json(fresh / "training.json", training)
             if mirror is not None:
                 mirror.finish(checkpoints.folder)
-            if not checkpoint_uri or storage.is_remote(checkpoint_uri):
-                remove_checkpoints(checkpoints.folder)
         stage.run.log_chart("loss_curve.png", "loss_curve", history.loss_curve, history.heldout_curve)
         stage.run.log_chart("learning_rate.png", "learning_rate", history.loss_curve)
+        # The last thing: a process that dies before it goes on from them when torchrun starts it again.
+        if trained is not None and (not checkpoint_uri or storage.is_remote(checkpoint_uri)):
+            remove_checkpoints(_local_checkpoints(out, checkpoint_uri))
     return stage.summary
 
 

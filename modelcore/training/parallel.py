@@ -24,6 +24,7 @@ from torch._C._distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from modelcore import launch
+from modelcore.errors import InputError
 
 if TYPE_CHECKING:  # imports torch's compiler
     from torch.distributed.fsdp import FSDPModule
@@ -113,6 +114,23 @@ class Ranks:
             data.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
         dist.broadcast(data, 0)
         return json.loads(data.cpu().numpy().tobytes())
+
+    def check_alike(self, values: Mapping[str, Any]) -> None:
+        """Makes sure that all processes were started for the same work; where they were not, they would wait for ever.
+
+        Args:
+            values: Plain JSON values by name.
+
+        Raises:
+            InputError: On a process that has another value than the first one; naming what differs.
+        """
+        own = json.loads(json.dumps(dict(values)))
+        for name, value in self.share_json(own).items():
+            if own.get(name) != value:
+                raise InputError(
+                    f"{name} is {own.get(name)!r} here and {value!r} on the first process; start all processes with "
+                    "the same settings, on machines of one kind"
+                )
 
     def share_tensors(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The first process's tensors by name, to itself without a copy; those that others give are not looked at."""

@@ -226,6 +226,22 @@ def shard(model: GPT, settings: TrainingSettings, ranks: Ranks) -> Sharding:
     return Sharding(model, ranks, fsdp, copies)
 
 
+def check_alike(settings: TrainingSettings, tokens: str, ranks: Ranks) -> None:
+    """Makes sure that all processes train by the same settings, on the same tokens, in the same precision.
+
+    Args:
+        settings: This process's.
+        tokens: Digest of what it trains on.
+        ranks: All processes.
+
+    Raises:
+        InputError: On a process where something differs from the first one's, naming it.
+    """
+    precision = "bf16" if computes_in_bf16(settings.precision, ranks.device) else "fp32"
+    shown = {"precision": f"{settings.precision} ({precision})", "tokens": tokens}  # "auto" is each machine's own
+    ranks.check_alike(dataclasses.asdict(settings) | shown)
+
+
 def _fully_shard(model: GPT, mesh: Any, device: torch.device, bf16: bool) -> None:
     """Cuts a model's matrices into shards, a group of them for each block and one for the rest."""
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
@@ -262,7 +278,9 @@ def _fit_together(model: GPT, device: torch.device, dtype: torch.dtype) -> bool:
     if device.type != "cuda":
         return False
     size = sum(p.numel() for p in model.blocks.parameters() if p.dim() >= 2) * dtype.itemsize
-    return size <= torch.cuda.get_device_properties(device).total_memory / 10
+    fit = torch.tensor(int(size <= torch.cuda.get_device_properties(device).total_memory / 10), device=device)
+    dist.all_reduce(fit, dist.ReduceOp.MIN)  # alike everywhere, whatever GPUs there are
+    return bool(fit)
 
 
 def _fsdp_modules(model: GPT) -> list[FSDPModule]:

@@ -263,7 +263,7 @@ def test_an_earlier_model_is_replaced(tokens, recipe, tmp_path):
 @pytest.mark.slow
 def test_torchrun_starts_processes_of_which_one_writes_and_speaks(tokens, recipe, tmp_path):
     """As a user types it; the model is that of a single process, but for the order in which sums are made."""
-    recipe.write_text(RECIPE.replace("dropout: 0.1", "dropout: 0.0"))
+    recipe.write_text(RECIPE.replace("dropout: 0.1", "dropout: 0.0") + "  precision: fp32\n")
     out = tmp_path / "several" / "model"
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = ["-m", "modelcore.cli", "pretrain", "--tokens", tokens, "--out", out, "--preset", recipe, "--steps", "9"]

@@ -11,7 +11,7 @@ from modelcore.gptx import transformer
 from modelcore.training import TrainingSettings, train
 from modelcore.training.heldout import Heldout
 from modelcore.training.parallel import Ranks
-from modelcore.training.sharding import shard
+from modelcore.training.sharding import check_alike, shard
 from tests.modelcore.training.test_parallel import Text, Watched, make_model, make_settings, on_ranks
 
 # Grouped-query attention, RMSNorm, SwiGLU, RoPE; the vocabulary of 61 is no multiple of anything.
@@ -103,6 +103,42 @@ def test_two_ranks_in_shards_or_with_shared_matrices_follow_the_losses_of_one():
         ],
         2,
     )
+
+
+def test_in_bf16_two_ranks_follow_the_losses_of_one_within_its_rounding():
+    cases = [(LLAMA, {"steps": 20, "precision": "bf16"} | placed) for placed in ({}, FSDP, TP)]
+    expected, fp32 = (
+        learn(Ranks(), LLAMA, steps=20, precision=each)[0].loss_curve["loss"] for each in ("bf16", "fp32")
+    )
+    assert expected != fp32
+    for history, _, _ in on_ranks(2, learn_all, cases)[0]:
+        np.testing.assert_allclose(history.loss_curve["loss"], expected, rtol=0, atol=5e-3)
+
+
+def started_otherwise(ranks, changes, digests):
+    """What a process says whose settings or tokens are not the first one's; the others find nothing wrong."""
+    try:
+        check_alike(make_settings(**changes[ranks.rank]), digests[ranks.rank], ranks)
+    except InputError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize(
+    ("changes", "digests", "said"),
+    [
+        ([{}, {}], "aa", None),
+        ([{"steps": 12}, {"steps": 8}], "aa", "steps is 8 here and 12 on the first process"),
+        ([{"betas": (0.9, 0.95)}, {"betas": (0.9, 0.99)}], "aa", "betas is [0.9, 0.99] here and [0.9, 0.95] on the"),
+        ([{}, FSDP], "aa", "parallel is 'fsdp' here and 'ddp' on the first process"),
+        ([{}, {"precision": "bf16"}], "aa", "precision is 'bf16 (bf16)' here and 'fp32 (fp32)' on the first process"),
+        ([{}, {}], "ab", "tokens is 'b' here and 'a' on the first process"),
+    ],
+)
+def test_a_process_that_was_started_otherwise_says_so_instead_of_waiting(changes, digests, said):
+    first, other = on_ranks(2, started_otherwise, changes, digests)
+    assert first is None
+    assert (other is None) == (said is None)
+    assert said is None or said in other
 
 
 @pytest.mark.slow
