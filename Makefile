@@ -53,7 +53,7 @@ help: ## Show this list
 	@echo '  bench-gpus         ARGS'
 	@echo '  images             ENGINE=docker|podman DEVICE=cpu|cuda BASE_IMAGE ARGS=--spark'
 	@echo '  images-check       ENGINE ARGS=--spark'
-	@echo '  submit             ENDPOINT EXPERIMENT NAME ARGS="--help", or ARGS="corpus=s3://... instructions=s3://... steps=300"'
+	@echo '  submit             ENDPOINT EXPERIMENT NAME ARGS="corpus=s3://... instructions=s3://... steps=300"; all: ENDPOINT=x ARGS="--help"'
 	@echo '  retrain-schedule   ENDPOINT EXPERIMENT NAME ARGS="corpus=s3://... instructions=s3://..."'
 	@echo '  local-pipeline     NAME ARGS="steps=300"'
 	@echo '  mlflow-ui          RUNS PORT'

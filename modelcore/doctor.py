@@ -70,7 +70,7 @@ def _machine() -> list[str]:
         lines.append("gpu               none")
     from modelcore.models import PRESETS
 
-    lines.append("pretraining       (parameters, memory needed at 16 bytes each and half as much again)")
+    lines.append("pretraining       (parameters, memory needed: 16 bytes each and half as much again, and 400 MiB)")
     for name, config in PRESETS.items():
         parameters = config.num_params()
         needed = parameters * BYTES_PER_TRAINED_PARAMETER * 1.5 + 400 * 2**20
