@@ -107,14 +107,16 @@ def _measured(stage: str, engine: str, options: Options) -> dict[str, Any]:
 
 
 def _sample(peaks: dict[str, float], done: threading.Event) -> None:
-    """Keeps the most memory that this process and those that it started were seen with, in MiB.
+    """Keeps the most memory that this process and those that it started were seen with, in MiB; seen at the end too.
 
     A page that several processes share counts for each in part (proportional set size).
     """
     import psutil
 
     this = psutil.Process()
-    while not done.wait(_SAMPLE_SECONDS):
+    over = False
+    while not over:
+        over = done.wait(_SAMPLE_SECONDS)
         now = dict.fromkeys(WHO, 0.0)
         for process in [this, *this.children(recursive=True)]:
             try:
