@@ -33,3 +33,21 @@ def free_tier(overlays):
 @pytest.fixture(scope="session")
 def enterprise(overlays):
     return overlays["enterprise"]
+
+
+@pytest.fixture(scope="session")
+def folder(repository):
+    return repository / "manifests" / "overlays" / "enterprise"
+
+
+@pytest.fixture(scope="session")
+def concerns(folder, kubectl):
+    """Each folder of the overlay, rendered alone as Argo CD renders it, by name."""
+    names = yaml.safe_load((folder / "kustomization.yaml").read_text())["resources"]
+    found = {}
+    for name in names:
+        line = [kubectl, "kustomize", folder / name]
+        done = subprocess.run(line, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        found[name] = list(yaml.safe_load_all(done.stdout))
+    return found
